@@ -1,0 +1,440 @@
+"""EMSNet: efficient multi-scale spatial interactions.
+
+X.-T. Vo, dissertation, University of Ulsan, 2023, chapter 3. Every block mixes tokens at several scales: half of the
+channels go through a *static* operator (whitening, depthwise convolutions on pooled maps, a gate), half through a
+*dynamic* one (convolution-based self-attention on patches of 4, global self-attention on patches of 6).
+
+What the text leaves open and the tables decide, or we do (docs/fidelity.md has the reasons): input and output
+projections of C x C around the two operators; C_s = C_d = C/2; 1x1 convolutions of the patch embeddings expand by 2
+(by 1 before G-MHSA); no biases but the classifier's; heads of 32 channels; pre-norm BatchNorm; the mean of eq. 3.1 is
+over pixels (``whiten_axis="channel"`` is the other reading).
+
+Maps are channels-last, [B, H, W, C], inside a block, so that a 1x1 convolution is a ``Linear`` and a slice of channels
+needs no copy.
+"""
+
+from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads these
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.models import register_model
+from torch import nn
+
+from ..layers import PyramidBackbone, Stage
+from . import _timm
+
+__all__ = ["EMSNet"]
+
+MIXERS = ("identity", "whiten", "pe2", "pe4", "gated", "cmhsa", "gmhsa")  # rows of Table 3.5
+
+
+def pw(in_chs: int, out_chs: int, **dd) -> nn.Linear:
+    """1x1 convolution without bias on a channels-last map."""
+    return nn.Linear(in_chs, out_chs, bias=False, **dd)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d of a channels-last map [B, H, W, C]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class CoordinateDWConv(nn.Module):
+    """Depthwise 1x3, then depthwise 3x1 convolution (eq. 3.11), [B, H, W, C] -> [B, H, W, C].
+
+    Between the two stands nothing, so they are one 3x3 convolution whose kernel is the outer product.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.weight_w = nn.Parameter(torch.empty(dim, 1, 1, 3, device=device, dtype=dtype))
+        self.weight_h = nn.Parameter(torch.empty(dim, 1, 3, 1, device=device, dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight_h * self.weight_w  # [C, 1, 3, 3]
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1, groups=weight.shape[0]).permute(0, 2, 3, 1)
+
+
+class Propagation(nn.Module):
+    """Depthwise transposed convolution, kernel = stride = p, [B, h, w, C] -> [B, H, W, C] with H <= h*p, W <= w*p.
+
+    Every output pixel has one source, so the transposed convolution is a product with the broadcast kernel.
+    """
+
+    def __init__(self, dim: int, patch_size: int, device=None, dtype=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(patch_size, 1, patch_size, dim, device=device, dtype=dtype))
+
+    def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        x = x[:, :, None, :, None] * self.weight  # [B, h, p, w, p, C]
+        return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+class PatchEmbed(nn.Module):
+    """PE_i of section 3.3.1: pooling by p, then a 1x1 convolution, [B, H, W, C] -> [B, ceil(H/p), ceil(W/p), C']."""
+
+    def __init__(self, in_chs: int, out_chs: int, patch_size: int, pool: str, device=None, dtype=None):
+        super().__init__()
+        if pool == "max":
+            self.pool = nn.MaxPool2d(patch_size, ceil_mode=True)
+        else:
+            self.pool = nn.AvgPool2d(patch_size, ceil_mode=True, count_include_pad=False)
+        self.proj = pw(in_chs, out_chs, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class CMHSA(nn.Module):
+    """Convolution-based multi-head self-attention (eq. 3.9, 3.10; Fig. 3.4), [B, H, W, C] -> [B, H, W, C].
+
+    Windows of 3x3 with stride 2 overlap; in each, nine queries attend to nine keys with weights that a convolution
+    predicts from the window's centre. No scale, no position encoding.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = max(1, dim // 32)
+        self.dwconv = nn.Conv2d(dim, dim, 3, stride=2, padding=1, groups=dim, bias=False, **dd)
+        self.attn = pw(dim, 81 * self.num_heads, **dd)  # M of eq. 3.9
+        self.v = pw(dim, dim, **dd)  # N of eq. 3.10, pointwise: the same before Unfold as after it
+        self.proj = pw(dim, dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, H, W, C = x.shape
+        s = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        h, w = s.shape[1], s.shape[2]
+        attn = self.attn(s).view(B, h, w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
+
+        v = F.pad(self.v(x), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)  # [B, h, w, C, 3, 3]
+        v = v.reshape(B, h, w, self.num_heads, C // self.num_heads, 9).transpose(-2, -1)
+        x = attn @ v  # [B, h, w, heads, 9, C/heads], eq. 3.10
+        x = x.unflatten(4, (3, 3)).permute(0, 1, 4, 2, 5, 3, 6)  # [B, h, 3, w, 3, heads, C/heads]
+        x = fold_axis(fold_axis(x, 1), 2).flatten(3)  # [B, 2h, 2w, C]
+        return self.proj(x[:, :H, :W])
+
+
+def fold_axis(taps: torch.Tensor, dim: int) -> torch.Tensor:
+    """Fold of windows of 3 with stride 2 and padding 1 along one axis: [.., n, 3, ..] -> [.., 2n, ..].
+
+    Position 2i lies in the middle of window i; position 2i + 1 is the last of window i and the first of window i + 1.
+    """
+    first, middle, last = taps.unbind(dim + 1)
+    beyond = torch.zeros_like(first.narrow(dim, 0, 1))
+    following = torch.cat((first.narrow(dim, 1, first.shape[dim] - 1), beyond), dim)
+    return torch.stack((middle, last + following), dim + 1).flatten(dim, dim + 1)
+
+
+class GMHSA(nn.Module):
+    """Global multi-head self-attention over all positions, [B, H, W, C] -> [B, H, W, C]."""
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.num_heads = max(1, dim // 32)
+        self.qkv = pw(dim, 3 * dim, device=device, dtype=dtype)
+        self.proj = pw(dim, dim, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, H, W, C = x.shape
+        q, k, v = self.qkv(x).view(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, H*W, C/heads]
+        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
+
+
+class ScaleBranch(nn.Module):
+    """Prop_p(mixer(PE_p(x))): eq. 3.2, 3.3, 3.6 and 3.7, [B, H, W, C] -> [B, H, W, C']."""
+
+    def __init__(self, in_chs: int, mixer: nn.Module, out_chs: int, patch_size: int, pool: str, **dd):
+        super().__init__()
+        self.embed = PatchEmbed(in_chs, out_chs, patch_size, pool, **dd)
+        self.mixer = mixer
+        self.prop = Propagation(out_chs, patch_size, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.prop(self.mixer(self.embed(x)), x.shape[1], x.shape[2])
+
+
+class StaticOperator(nn.Module):
+    """Static operator (eq. 3.1-3.5), [B, H, W, C_s] -> [B, H, W, out_chs].
+
+    Args:
+        dim: channels C_s.
+        mixer: how far down Table 3.5 to go: ``whiten``, ``pe2``, ``pe4`` or ``gated`` (whole; out_chs = C_s).
+        split: shares of the three sub-branches (patches of 2, identity, patches of 4); Table 3.7.
+        channel_split: False gives every sub-branch all channels (Table 3.9).
+        whiten_axis: mean of eq. 3.1 over ``spatial`` positions or over the ``channel`` axis.
+    """
+
+    def __init__(
+        self, dim: int, mixer: str, split: Tuple[float, ...], channel_split: bool, whiten_axis: str, **dd
+    ):
+        super().__init__()
+        self.mean_dims = (1, 2) if whiten_axis == "spatial" else (3,)
+        self.gated = mixer == "gated"
+        self.pw_in = pw(dim, 2 * dim if self.gated else dim, **dd)  # the 1x1 of eq. 3.1, and that of eq. 3.5
+        self.dwconv = self.branch2 = self.branch4 = self.fuse = None
+        self.out_chs = dim
+        self.chs = [dim, dim, dim]
+        if mixer == "whiten":
+            return
+        if mixer == "pe2":
+            split = (0.5, 0.5, 0.0)
+        self.channel_split = channel_split
+        if channel_split:
+            self.chs = [round(dim * share) for share in split]
+            self.chs[1] = dim - self.chs[0] - self.chs[2]
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+        self.branch2 = ScaleBranch(self.chs[0], CoordinateDWConv(2 * self.chs[0], **dd), 2 * self.chs[0], 2, "max", **dd)
+        self.out_chs = 2 * self.chs[0] + self.chs[1] + 2 * self.chs[2]
+        if mixer != "pe2":
+            self.branch4 = ScaleBranch(self.chs[2], CoordinateDWConv(2 * self.chs[2], **dd), 2 * self.chs[2], 4, "max", **dd)
+        if self.gated:
+            self.fuse = pw(self.out_chs, dim, **dd)
+            self.out_chs = dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        t = self.pw_in(x)
+        value = t
+        if self.gated:
+            t, value = t.chunk(2, dim=-1)
+        x = t - t.mean(self.mean_dims, keepdim=True)  # X_w, eq. 3.1
+        if self.dwconv is None:
+            return x
+        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # X_m
+        m1, m2, m3 = x.split(self.chs, dim=-1) if self.channel_split else (x, x, x)
+        y = [self.branch2(m1), m2]  # eq. 3.2
+        if self.branch4 is not None:
+            y.append(self.branch4(m3))  # eq. 3.3
+        x = torch.cat(y, dim=-1)
+        if self.fuse is not None:
+            x = value * self.fuse(x).sigmoid()  # eq. 3.4, 3.5
+        return x
+
+
+class DynamicOperator(nn.Module):
+    """Dynamic operator (eq. 3.6-3.8), [B, H, W, C_d] -> [B, H, W, C_d].
+
+    Args:
+        dim: channels C_d.
+        mixer: ``cmhsa`` (all channels to C-MHSA) or ``gmhsa`` (half to each).
+        channel_split: False gives both branches all channels and half the width (Table 3.9).
+    """
+
+    def __init__(self, dim: int, mixer: str, channel_split: bool, **dd):
+        super().__init__()
+        self.channel_split = channel_split
+        self.global_branch = None
+        if mixer == "cmhsa":
+            chs1, out1, out2 = dim, 2 * dim, 0
+        elif channel_split:
+            chs1, out1, out2 = dim // 2, dim, dim // 2
+        else:
+            chs1, out1, out2 = dim, dim // 2, dim // 4
+        self.chs = [chs1, dim - chs1]
+        self.conv_branch = ScaleBranch(chs1, CMHSA(out1, **dd), out1, 4, "avg", **dd)
+        if out2:
+            self.global_branch = ScaleBranch(
+                self.chs[1] if channel_split else dim, GMHSA(out2, **dd), out2, 6, "avg", **dd
+            )
+        self.fuse = pw(out1 + out2, dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.global_branch is None:
+            return self.fuse(self.conv_branch(x))
+        x1, x2 = x.split(self.chs, dim=-1) if self.channel_split else (x, x)
+        y = [self.conv_branch(x1), self.global_branch(x2)]  # eq. 3.7, 3.6
+        return self.fuse(torch.cat(y, dim=-1))  # eq. 3.8
+
+
+class MultiScaleInteraction(nn.Module):
+    """Multi-scale spatial interaction (Fig. 3.3), [B, H, W, C] -> [B, H, W, C]; arguments as in ``EMSNet``."""
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: str,
+        static_split: Tuple[float, ...],
+        channel_split: bool,
+        fusion: bool,
+        whiten_axis: str,
+        **dd,
+    ):
+        super().__init__()
+        self.static = self.dynamic = None
+        self.channel_split = channel_split
+        self.proj_in = pw(dim, dim, **dd)
+        out_chs = dim
+        if mixer in ("cmhsa", "gmhsa"):
+            width = dim // 2 if channel_split else dim
+            self.static = StaticOperator(width, "gated", static_split, channel_split, whiten_axis, **dd)
+            self.dynamic = DynamicOperator(width, mixer, channel_split, **dd)
+            out_chs = 2 * width
+        elif mixer != "identity":
+            self.static = StaticOperator(dim, mixer, static_split, channel_split, whiten_axis, **dd)
+            out_chs = self.static.out_chs
+        self.proj_out = pw(out_chs, dim, **dd) if fusion else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.proj_in(x)
+        if self.static is not None and self.dynamic is not None:
+            xs, xd = x.chunk(2, dim=-1) if self.channel_split else (x, x)
+            x = torch.cat((self.static(xs), self.dynamic(xd)), dim=-1)
+        elif self.static is not None:
+            x = self.static(x)
+        return self.proj_out(x)
+
+
+class EMSBlock(nn.Module):
+    """x + MSI(BN(x)), then x + MLP(BN(x)) (Fig. 3.3), [B, H, W, C] -> [B, H, W, C]."""
+
+    def __init__(self, dim: int, mlp_ratio: float, drop_path: float, dd: dict, **mixer_args):
+        super().__init__()
+        self.norm1 = BatchNorm(dim, **dd)
+        self.mixer = MultiScaleInteraction(dim, **mixer_args, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm2 = BatchNorm(dim, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), bias=False, **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class EMSNet(PyramidBackbone):
+    """EMSNet (section 3.3, Table 3.1).
+
+    Args:
+        embed_dims: channels C_i of the four stages.
+        depths: blocks L_i of the four stages.
+        mlp_ratios: expansion of the channel MLP per stage.
+        mixer: row of Table 3.5 up to which the block is built: ``identity``, ``whiten``, ``pe2``, ``pe4``, ``gated``,
+            ``cmhsa`` or ``gmhsa`` (the whole block).
+        static_split: shares of the static operator's sub-branches, (patches of 2, identity, patches of 4); Table 3.7.
+        channel_split: split channels between operators and branches, or give all to each ("w/o channel splitting").
+        fusion: output projection over both operators, or none ("w/o fusion").
+        whiten_axis: mean of eq. 3.1 over ``spatial`` positions (as eq. 3.12) or the ``channel`` axis (as its sentence).
+        drop_path_rate: stochastic depth of the last block, linear from 0.
+        **head: ``num_classes``, ``in_chans``, ``global_pool``, ``drop_rate`` of ``PyramidBackbone``.
+
+    Raises:
+        ValueError: an unknown ``mixer`` or ``whiten_axis``, shares that do not add up to 1, a switch that the chosen
+            mixer does not have.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Tuple[int, ...] = (32, 64, 128, 192),
+        depths: Tuple[int, ...] = (2, 2, 4, 2),
+        mlp_ratios: Tuple[float, ...] = (8, 8, 4, 4),
+        mixer: str = "gmhsa",
+        static_split: Tuple[float, ...] = (0.25, 0.5, 0.25),
+        channel_split: bool = True,
+        fusion: bool = True,
+        whiten_axis: str = "spatial",
+        drop_path_rate: float = 0.0,
+        in_chans: int = 3,
+        device=None,
+        dtype=None,
+        **head,
+    ):
+        if mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
+        if whiten_axis not in ("spatial", "channel"):
+            raise ValueError(f"whiten_axis must be spatial or channel, got {whiten_axis!r}")
+        if len(static_split) != 3 or abs(sum(static_split) - 1) > 1e-6 or min(static_split) <= 0:
+            raise ValueError(f"static_split must be three positive shares of sum 1, got {static_split}")
+        if not (channel_split and fusion) and mixer != "gmhsa":
+            raise ValueError("channel_split=False and fusion=False are variants of the whole block, mixer='gmhsa'")
+        if not channel_split and not fusion:
+            raise ValueError("fusion=False needs channel_split=True: the concatenation would have twice the channels")
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
+        stages, start = [], 0
+        for i, (dim, depth, mlp_ratio) in enumerate(zip(embed_dims, depths, mlp_ratios)):
+            downsample = nn.Identity()
+            if i > 0:
+                downsample = nn.Sequential(
+                    nn.Conv2d(embed_dims[i - 1], dim, 3, stride=2, padding=1, bias=False, **dd), nn.BatchNorm2d(dim, **dd)
+                )
+            blocks = [
+                EMSBlock(
+                    dim,
+                    mlp_ratio,
+                    rate,
+                    dd,
+                    mixer=mixer,
+                    static_split=static_split,
+                    channel_split=channel_split,
+                    fusion=fusion,
+                    whiten_axis=whiten_axis,
+                )
+                for rate in rates[start : start + depth]
+            ]
+            start += depth
+            stages.append(Stage(downsample, blocks))
+        super().__init__(
+            stem=nn.Sequential(
+                nn.Conv2d(in_chans, embed_dims[0], 3, stride=2, padding=1, bias=False, **dd),
+                nn.BatchNorm2d(embed_dims[0], **dd),
+                nn.GELU(),
+                nn.Conv2d(embed_dims[0], embed_dims[0], 3, stride=2, padding=1, bias=False, **dd),
+                nn.BatchNorm2d(embed_dims[0], **dd),
+            ),
+            stages=stages,
+            dims=embed_dims,
+            final=nn.BatchNorm2d(embed_dims[-1], **dd),
+            num_features=embed_dims[-1],
+            in_chans=in_chans,
+            **head,
+            **dd,
+        )
+        self.apply(_init_weights)
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, Propagation):
+        nn.init.ones_(module.weight)  # starts as nearest-neighbour upsampling
+    elif isinstance(module, CoordinateDWConv):
+        nn.init.kaiming_normal_(module.weight_w, mode="fan_out", nonlinearity="linear")
+        nn.init.kaiming_normal_(module.weight_h, mode="fan_out", nonlinearity="linear")
+    elif isinstance(module, nn.Conv2d) and module.groups > 1:
+        nn.init.normal_(module.weight, std=(2.0 / module.weight[0].numel()) ** 0.5)
+    elif isinstance(module, (nn.Linear, nn.Conv2d)):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+default_cfgs = _timm.default_cfgs("stem.0", "emsnet_xxtiny", "emsnet_xtiny", "emsnet_tiny", "test_emsnet")
+
+
+@register_model
+def emsnet_xxtiny(pretrained: bool = False, **kwargs) -> EMSNet:
+    """EMSNet-XXTiny (Table 3.1)."""
+    args = dict(embed_dims=(32, 64, 128, 192), depths=(2, 2, 4, 2))
+    return _timm.build(EMSNet, "emsnet_xxtiny", pretrained, args, kwargs)
+
+
+@register_model
+def emsnet_xtiny(pretrained: bool = False, **kwargs) -> EMSNet:
+    """EMSNet-XTiny (Table 3.1)."""
+    args = dict(embed_dims=(32, 64, 96, 128), depths=(3, 3, 10, 2), drop_path_rate=0.05)
+    return _timm.build(EMSNet, "emsnet_xtiny", pretrained, args, kwargs)
+
+
+@register_model
+def emsnet_tiny(pretrained: bool = False, **kwargs) -> EMSNet:
+    """EMSNet-Tiny (Table 3.1)."""
+    args = dict(embed_dims=(64, 96, 128, 256), depths=(3, 3, 10, 2), drop_path_rate=0.1)
+    return _timm.build(EMSNet, "emsnet_tiny", pretrained, args, kwargs)
+
+
+@register_model
+def test_emsnet(pretrained: bool = False, **kwargs) -> EMSNet:
+    """A tiny EMSNet for tests."""
+    args = dict(embed_dims=(16, 24, 32, 40), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))
+    return _timm.build(EMSNet, "test_emsnet", pretrained, args, kwargs)
