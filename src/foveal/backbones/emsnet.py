@@ -34,13 +34,6 @@ def pw(in_chs: int, out_chs: int, **dd) -> nn.Linear:
     return nn.Linear(in_chs, out_chs, bias=False, **dd)
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d of a channels-last map [B, H, W, C]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
 class CoordinateDWConv(nn.Module):
     """Depthwise 1x3, then depthwise 3x1 convolution (eq. 3.11), [B, H, W, C] -> [B, H, W, C].
 
@@ -204,7 +197,7 @@ class StaticOperator(nn.Module):
         if self.dwconv is None:
             return x
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # X_m
-        m1, m2, m3 = x.split(self.chs, dim=-1) if self.channel_split else (x, x, x)
+        m1, m2, m3 = x.split(self.chs, dim=-1) if self.channel_split else [x, x, x]
         y = [self.branch2(m1), m2]  # eq. 3.2
         if self.branch4 is not None:
             y.append(self.branch4(m3))  # eq. 3.3
@@ -244,7 +237,7 @@ class DynamicOperator(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.global_branch is None:
             return self.fuse(self.conv_branch(x))
-        x1, x2 = x.split(self.chs, dim=-1) if self.channel_split else (x, x)
+        x1, x2 = x.split(self.chs, dim=-1) if self.channel_split else [x, x]
         y = [self.conv_branch(x1), self.global_branch(x2)]  # eq. 3.7, 3.6
         return self.fuse(torch.cat(y, dim=-1))  # eq. 3.8
 
@@ -280,7 +273,7 @@ class MultiScaleInteraction(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.proj_in(x)
         if self.static is not None and self.dynamic is not None:
-            xs, xd = x.chunk(2, dim=-1) if self.channel_split else (x, x)
+            xs, xd = x.chunk(2, dim=-1) if self.channel_split else [x, x]
             x = torch.cat((self.static(xs), self.dynamic(xd)), dim=-1)
         elif self.static is not None:
             x = self.static(x)
@@ -292,16 +285,18 @@ class EMSBlock(nn.Module):
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float, dd: dict, **mixer_args):
         super().__init__()
-        self.norm1 = BatchNorm(dim, **dd)
+        self.norm1 = nn.BatchNorm2d(dim, **dd)
         self.mixer = MultiScaleInteraction(dim, **mixer_args, **dd)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = BatchNorm(dim, **dd)
+        self.norm2 = nn.BatchNorm2d(dim, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), bias=False, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.drop_path1(self.mixer(self.norm1(x)))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        y = self.norm1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.drop_path1(self.mixer(y))
+        y = self.norm2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path2(self.mlp(y))
 
 
 class EMSNet(PyramidBackbone):

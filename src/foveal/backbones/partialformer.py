@@ -153,7 +153,7 @@ class PartialAttention(nn.Module):
         if self.score == "mean":
             score = raw.float().mean(dim=-1)
         elif self.score == "l2":
-            score = raw.float().norm(dim=-1)
+            score = torch.linalg.vector_norm(raw.float(), dim=-1)
         elif self.score == "random":
             score = torch.rand(raw.shape[:2], device=raw.device)
         else:
@@ -182,9 +182,9 @@ class PartialAttention(nn.Module):
         else:
             u = (query.view(B, h, -1).transpose(0, 1) * self.scale) @ w_k  # W_K^T q, [h, B, d]
             logits = x @ u.permute(1, 2, 0)  # [B, N, h]
-            # Not -inf: where every token is foreground (a 1x1 map) the softmax must stay finite.
+            # The lowest float16 and not -inf: where every token is foreground (a 1x1 map) the softmax must stay finite.
             index = foreground.unsqueeze(-1).expand(-1, -1, h)
-            a = logits.scatter(1, index, torch.finfo(logits.dtype).min).softmax(dim=1).transpose(1, 2)
+            a = logits.scatter(1, index, -65504.0).softmax(dim=1).transpose(1, 2)
         z = a @ x  # [B, h, d]
         y = z.transpose(0, 1) @ w_v.transpose(1, 2)  # [h, B, d_h]
         return y.transpose(0, 1).reshape(B, 1, C) + self.qkv.bias[2 * C :]

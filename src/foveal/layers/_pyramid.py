@@ -13,8 +13,6 @@ from timm.models import checkpoint_seq, register_notrace_function
 from timm.models._features import feature_take_indices
 from torch import nn
 
-MIN_SIZE = 32
-
 
 @register_notrace_function
 def check_images(x: torch.Tensor, in_chans: int) -> None:
@@ -23,7 +21,7 @@ def check_images(x: torch.Tensor, in_chans: int) -> None:
         raise ValueError(
             f"expected images [B, {in_chans}, H, W], got {list(x.shape)}; other channel counts need a model made with in_chans="
         )
-    if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+    if x.shape[2] < 32 or x.shape[3] < 32:
         raise ValueError(f"expected images of at least 32x32 pixels, got {x.shape[2]}x{x.shape[3]}")
 
 
@@ -63,11 +61,8 @@ class PyramidBackbone(nn.Module):
         tap_norms: norms of the four levels of the pyramid that the next stage does not see, or None.
         num_classes: classes; 0 removes the classifier.
         in_chans: channels of the images.
-        global_pool: ``avg``, ``max`` or ``avgmax``; '' (only without classifier) leaves the map.
+        global_pool: ``avg``, ``max`` or ``avgmax``; '' leaves the map, and classifies each of its positions.
         drop_rate: dropout before the classifier.
-
-    Raises:
-        ValueError: a classifier without pooling.
     """
 
     def __init__(
@@ -88,7 +83,6 @@ class PyramidBackbone(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        _check_head(num_classes, global_pool)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.stem = stem
@@ -150,7 +144,6 @@ class PyramidBackbone(nn.Module):
         self, num_classes: int, global_pool: Optional[str] = None, reset_other: bool = False
     ) -> None:
         """Replace the classifier; keep the pooling unless told; ``reset_other`` drops the hidden layer too."""
-        _check_head(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
         self.num_classes = num_classes
         self.head.reset(
             num_classes,
@@ -241,8 +234,3 @@ class PyramidBackbone(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
         return self.forward_head(self.forward_features(x))
-
-
-def _check_head(num_classes: int, global_pool: str) -> None:
-    if num_classes and not global_pool:
-        raise ValueError("a classifier needs pooling: global_pool='' goes with num_classes=0")
