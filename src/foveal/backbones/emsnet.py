@@ -17,11 +17,11 @@ from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import register_model
 from torch import nn
 
-from ..layers import PyramidBackbone, Stage
+from ..layers import ConvMlp, ConvNorm, PyramidBackbone, Stage
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -289,7 +289,7 @@ class EMSBlock(nn.Module):
         self.mixer = MultiScaleInteraction(dim, **mixer_args, **dd)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = nn.BatchNorm2d(dim, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), bias=False, **dd)
+        self.mlp = ConvMlp(dim, mlp_ratio, dwconv=False, bias=False, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -352,9 +352,7 @@ class EMSNet(PyramidBackbone):
         for i, (dim, depth, mlp_ratio) in enumerate(zip(embed_dims, depths, mlp_ratios)):
             downsample = nn.Identity()
             if i > 0:
-                downsample = nn.Sequential(
-                    nn.Conv2d(embed_dims[i - 1], dim, 3, stride=2, padding=1, bias=False, **dd), nn.BatchNorm2d(dim, **dd)
-                )
+                downsample = ConvNorm(embed_dims[i - 1], dim, 3, stride=2, **dd)
             blocks = [
                 EMSBlock(
                     dim,
@@ -373,11 +371,9 @@ class EMSNet(PyramidBackbone):
             stages.append(Stage(downsample, blocks))
         super().__init__(
             stem=nn.Sequential(
-                nn.Conv2d(in_chans, embed_dims[0], 3, stride=2, padding=1, bias=False, **dd),
-                nn.BatchNorm2d(embed_dims[0], **dd),
+                ConvNorm(in_chans, embed_dims[0], 3, stride=2, **dd),
                 nn.GELU(),
-                nn.Conv2d(embed_dims[0], embed_dims[0], 3, stride=2, padding=1, bias=False, **dd),
-                nn.BatchNorm2d(embed_dims[0], **dd),
+                ConvNorm(embed_dims[0], embed_dims[0], 3, stride=2, **dd),
             ),
             stages=stages,
             dims=embed_dims,
@@ -404,7 +400,7 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-default_cfgs = _timm.default_cfgs("stem.0", "emsnet_xxtiny", "emsnet_xtiny", "emsnet_tiny", "test_emsnet")
+default_cfgs = _timm.default_cfgs("stem.0.conv", "emsnet_xxtiny", "emsnet_xtiny", "emsnet_tiny", "test_emsnet")
 
 
 @register_model

@@ -19,7 +19,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_, use_
 from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import DepthwiseConv, DWConvMlp, PositionalConv, PyramidBackbone, Stage, init_tokens, is_exporting
+from ..layers import ConvMlp, ConvNorm, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_exporting
 from . import _timm
 
 __all__ = ["MAT"]
@@ -109,7 +109,7 @@ class MATAttention(nn.Module):
         # Token fusion (eq. 4.5): every image token reads all mixed tokens with the query of eq. 4.2.
         q = self.split_heads(t[..., :C].flatten(1, 2), 1)[0]
         k, v = self.split_heads(self.fuse_kv(a), 2).unbind(0)
-        z = self.attend(q, k, v).transpose(1, 2)  # [B, H*W, h, d]
+        z = self.read(q, k, v).transpose(1, 2)  # [B, H*W, h, d]
         return self.proj((image + z.view(image.shape)).flatten(3))
 
     def attend(
@@ -122,6 +122,13 @@ class MATAttention(nn.Module):
         if mask is not None:
             attn = attn.masked_fill(~mask, float("-inf"))
         return attn.softmax(dim=-1) @ v
+
+    def read(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """``attend`` for many queries and few keys; a softmax over a middle axis vectorises over the queries."""
+        if self.fused_attn and q.is_cuda:
+            return F.scaled_dot_product_attention(q, k, v)
+        attn = ((k * self.scale) @ q.transpose(-2, -1)).softmax(dim=-2)  # [B, h, Nw, N]
+        return attn.transpose(-2, -1) @ v
 
     def split_heads(self, x: torch.Tensor, parts: int) -> torch.Tensor:
         """[B, N, parts*C] -> [parts, B, h, N, d]."""
@@ -164,12 +171,12 @@ class MATBlock(nn.Module):
         super().__init__()
         self.attn = None
         if mixer != "none":
-            self.cpe = PositionalConv(dim, **dd)
+            self.cpe = ResidualDWConv(dim, **dd)
             self.norm1 = nn.LayerNorm(dim, **dd)
             self.attn = MATAttention(dim, num_heads, window_size, mixer == "mat", abstract_kv, **dd)
             self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, **dd)
-        self.mlp = DWConvMlp(dim, mlp_ratio, mlp_dwconv, **dd)
+        self.mlp = ConvMlp(dim, mlp_ratio, mlp_dwconv, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -195,15 +202,14 @@ class BilinearPatchEmbed(nn.Module):
         self.offset_dwconv = nn.Conv2d(in_chs, in_chs, 3, stride=2, padding=1, groups=in_chs, bias=False, **dd)
         self.act = nn.GELU()
         self.offset = nn.Linear(in_chs, 2, bias=False, **dd)  # 1x1 convolution to (dx, dy)
-        self.dwconv = nn.Conv2d(in_chs, in_chs, 3, padding=1, groups=in_chs, **dd) if dwconv else None
-        self.proj = nn.Conv2d(in_chs, out_chs, 1, **dd)
-        self.norm = nn.BatchNorm2d(out_chs, **dd)
+        self.dwconv = ResidualDWConv(in_chs, **dd) if dwconv else None
+        self.proj = ConvNorm(in_chs, out_chs, 1, bias=True, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.sample(x, self.positions(x))
         if self.dwconv is not None:
-            x = x + self.dwconv(x)
-        return self.norm(self.proj(x))
+            x = self.dwconv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.proj(x)
 
     def positions(self, x: torch.Tensor) -> torch.Tensor:
         """Where each output cell samples the map: [B, H', W', 2] as (x, y) in pixels; [0, 0] is the first pixel."""
@@ -225,12 +231,11 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_chs: int, out_chs: int, device=None, dtype=None):
         super().__init__()
-        self.proj = nn.Conv2d(4 * in_chs, out_chs, 1, device=device, dtype=dtype)
-        self.norm = nn.BatchNorm2d(out_chs, device=device, dtype=dtype)
+        self.proj = ConvNorm(4 * in_chs, out_chs, 1, bias=True, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        return self.norm(self.proj(F.pixel_unshuffle(x, 2)))
+        return self.proj(F.pixel_unshuffle(x, 2))
 
 
 class MAT(PyramidBackbone):
@@ -291,8 +296,7 @@ class MAT(PyramidBackbone):
             elif i > 0 and patch_embed == "merge":
                 downsample = PatchMerging(dims[i - 1], dim, **dd)
             elif i > 0:
-                conv = nn.Conv2d(dims[i - 1], dim, 3, stride=2, padding=1, **dd)
-                downsample = nn.Sequential(conv, nn.BatchNorm2d(dim, **dd))
+                downsample = ConvNorm(dims[i - 1], dim, 3, stride=2, bias=True, **dd)
             blocks = [
                 MATBlock(
                     dim, num_heads[i], mixers[i], window_size, mlp_ratio, mlp_dwconv, abstract_kv, drop_path=rate, **dd
@@ -304,20 +308,15 @@ class MAT(PyramidBackbone):
         c = embed_dim // 2
         super().__init__(
             stem=nn.Sequential(  # Table 4.12
-                nn.Conv2d(in_chans, c, 3, stride=2, padding=1, **dd),
-                nn.BatchNorm2d(c, **dd),
+                ConvNorm(in_chans, c, 3, stride=2, bias=True, **dd),
                 nn.GELU(),
-                nn.Conv2d(c, c, 3, padding=1, groups=c, **dd),
-                nn.BatchNorm2d(c, **dd),
+                ConvNorm(c, c, 3, groups=c, bias=True, **dd),
                 nn.GELU(),
-                nn.Conv2d(c, embed_dim, 3, stride=2, padding=1, **dd),
-                nn.BatchNorm2d(embed_dim, **dd),
+                ConvNorm(c, embed_dim, 3, stride=2, bias=True, **dd),
             ),
             stages=stages,
             dims=dims,
-            final=nn.Sequential(
-                nn.Conv2d(dims[-1], head_hidden, 1, **dd), nn.BatchNorm2d(head_hidden, **dd), nn.GELU()
-            ),
+            final=nn.Sequential(ConvNorm(dims[-1], head_hidden, 1, bias=True, **dd), nn.GELU()),
             num_features=head_hidden,
             in_chans=in_chans,
             **head,
@@ -336,7 +335,7 @@ class MAT(PyramidBackbone):
         return {name for name, _ in self.named_parameters() if name.endswith(".abstract")}
 
 
-default_cfgs = _timm.default_cfgs("stem.0", "mat_1", "mat_2", "mat_3", "mat_4", "mat_5", "test_mat")
+default_cfgs = _timm.default_cfgs("stem.0.conv", "mat_1", "mat_2", "mat_3", "mat_4", "mat_5", "test_mat")
 
 
 @register_model

@@ -24,7 +24,7 @@ from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates, trunc_
 from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import DWConvMlp, PositionalConv, PyramidBackbone, Stage, init_tokens
+from ..layers import ConvMlp, ConvNorm, PyramidBackbone, ResidualDWConv, Stage, init_tokens
 from . import _timm
 
 __all__ = ["PartialFormer"]
@@ -206,12 +206,12 @@ class PartialBlock(nn.Module):
         **attention_args,
     ):
         super().__init__()
-        self.peg = PositionalConv(dim, peg_kernel, **dd) if peg_kernel else nn.Identity()
+        self.peg = ResidualDWConv(dim, peg_kernel, **dd) if peg_kernel else nn.Identity()
         self.norm1 = nn.LayerNorm(dim, eps=EPS, **dd)
         self.attn = PartialAttention(dim, num_heads, fg_div, **attention_args, **dd)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=EPS, **dd)
-        self.mlp = DWConvMlp(dim, mlp_ratio, mlp_dwconv, **dd)
+        self.mlp = ConvMlp(dim, mlp_ratio, mlp_dwconv, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -363,11 +363,9 @@ def _check(name: str, value: str, choices: Tuple[str, ...]) -> None:
 
 def _conv3_stem(in_chans: int, dim: int, dd: dict) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, bias=False, **dd),
-        nn.BatchNorm2d(dim // 2, **dd),
+        ConvNorm(in_chans, dim // 2, 3, stride=2, **dd),
         nn.GELU(),
-        nn.Conv2d(dim // 2, dim // 2, 3, padding=1, bias=False, **dd),
-        nn.BatchNorm2d(dim // 2, **dd),
+        ConvNorm(dim // 2, dim // 2, 3, **dd),
         nn.GELU(),
         nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd),
         LayerNorm2d(dim, eps=EPS, **dd),
@@ -392,7 +390,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) 
 
 
 default_cfgs = _timm.default_cfgs(
-    "stem.0",
+    "stem.0.conv",
     "partialformer_b0",
     "partialformer_b1",
     "partialformer_b2",

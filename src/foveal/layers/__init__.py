@@ -1,16 +1,18 @@
 """What two families share, and nothing else; timm's and torchvision's layers are used where they exist."""
 
-from ._export import is_exporting
+from ._conv import ConvMlp, ConvNorm, DepthwiseConv, ResidualDWConv
+from ._fast import is_exporting, is_fast_path
 from ._init import init_tokens
-from ._nhwc import DepthwiseConv, DWConvMlp, PositionalConv
 from ._pyramid import PyramidBackbone, Stage
 
 __all__ = [
-    "DWConvMlp",
+    "ConvMlp",
+    "ConvNorm",
     "DepthwiseConv",
-    "PositionalConv",
     "PyramidBackbone",
+    "ResidualDWConv",
     "Stage",
     "init_tokens",
     "is_exporting",
+    "is_fast_path",
 ]
