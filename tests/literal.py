@@ -1,8 +1,9 @@
 """The three families as the literal sequence of their equations, in NCHW: the oracle of tests/test_literal.py.
 
-Plain functions over the weights of a foveal model. Nothing here is shared with the package: 1x1 convolutions are
-convolutions, windows are unfolded and folded, tokens are sorted, every background token gets its key and value,
-transposed convolutions are transposed convolutions, windows are a loop.
+Plain functions over the weights of a foveal model. Nothing here is shared with the package. EMSNet is a network of
+maps [B, C, H, W]: 1x1 convolutions are convolutions, windows are unfolded and folded, transposed convolutions are
+transposed convolutions. The other two are networks of tokens [B, N, C] that become contiguous maps for convolutions:
+windows are a loop, tokens are sorted, every background token gets its key and value.
 """
 
 import math
@@ -32,11 +33,15 @@ def conv_norm(x, module):
     return batch_norm(conv(x, module.conv), module.norm)
 
 
-def mlp(x, module):
-    x = conv1x1(x, module.fc1)
+def map_mlp(x, module):
+    return conv1x1(F.gelu(conv1x1(x, module.fc1)), module.fc2)
+
+
+def token_mlp(x, module, H, W):
+    x = module.fc1(x)
     if module.dwconv is not None:
-        x = conv(x, module.dwconv)
-    return conv1x1(F.gelu(x), module.fc2)
+        x = tokens(conv(to_map(x, H, W), module.dwconv))
+    return module.fc2(F.gelu(x))
 
 
 def tokens(x):
@@ -44,7 +49,7 @@ def tokens(x):
 
 
 def to_map(x, H, W):
-    return x.transpose(1, 2).reshape(x.shape[0], -1, H, W)
+    return x.transpose(1, 2).reshape(x.shape[0], -1, H, W).contiguous()
 
 
 def attention(q, k, v):
@@ -145,24 +150,24 @@ def emsnet(model, x, whiten_axis="spatial"):
             elif mixer.static is not None:
                 u = static_operator(u, mixer.static, whiten_axis)
             x = x + (conv1x1(u, mixer.proj_out) if hasattr(mixer.proj_out, "weight") else u)
-            x = x + mlp(batch_norm(x, block.norm2), block.mlp)
+            x = x + map_mlp(batch_norm(x, block.norm2), block.mlp)
     return head(batch_norm(x, model.final), model.head)
 
 
 # ---------------------------------------------------------------- MAT Transformer, eq. 4.1-4.5
 
 
-def mat_attention(x, module):
+def mat_attention(x, module, H, W):
     """A loop over windows; partial windows at the border are simply smaller."""
-    B, C, H, W = x.shape
+    B, N, C = x.shape
     h, w = module.num_heads, module.window_size
-    q, k, v = conv1x1(x, module.qkv).chunk(3, 1)
-    local = torch.zeros_like(x)
+    q, k, v = module.qkv(x).chunk(3, -1)
+    local = torch.zeros_like(x).unflatten(1, (H, W))
     abstracts = []
     for top in range(0, H, w):
         for left in range(0, W, w):
-            window = (..., slice(top, top + w), slice(left, left + w))
-            qw, kw, vw = (heads(tokens(t[window]), h) for t in (q, k, v))
+            window = (slice(None), slice(top, top + w), slice(left, left + w))
+            qw, kw, vw = (heads(t.unflatten(1, (H, W))[window].flatten(1, 2), h) for t in (q, k, v))
             if module.mix:
                 abstract = module.abstract.expand(B, -1, -1, -1)
                 qw = torch.cat((qw, abstract), 2)
@@ -172,15 +177,16 @@ def mat_attention(x, module):
             if module.mix:
                 y, a = y[:, :-1], y[:, -1:]
                 abstracts.append(a)
-            local[window] = to_map(y, *local[window].shape[2:])
+            local[window] = y.unflatten(1, local[window].shape[1:3])
+    local = local.flatten(1, 2)
     if not module.mix:
-        return conv1x1(local, module.proj)
+        return module.proj(local)
     a = torch.cat(abstracts, 1)
     qa, ka, va = (heads(t, h) for t in module.mix_qkv(a).chunk(3, -1))
     a = module.mix_proj(attention(qa, ka, va).transpose(1, 2).flatten(2))  # eq. 4.3, 4.4
     kf, vf = (heads(t, h) for t in module.fuse_kv(a).chunk(2, -1))
-    z = attention(heads(tokens(q), h), kf, vf).transpose(1, 2).flatten(2)  # eq. 4.5
-    return conv1x1(local + to_map(z, H, W), module.proj)
+    z = attention(heads(q, h), kf, vf).transpose(1, 2).flatten(2)  # eq. 4.5
+    return module.proj(local + z)
 
 
 def bilinear_patch_embed(x, module):
@@ -224,12 +230,14 @@ def mat(model, x):
             x = patch_merging(x, down)
         elif hasattr(down, "conv"):
             x = conv_norm(x, down)
+        H, W = x.shape[2:]
+        x = tokens(x)
         for block in stage.blocks:
             if block.attn is not None:
-                x = x + conv(x, block.cpe.conv)
-                x = x + mat_attention(layer_norm(x, block.norm1), block.attn)
-            x = x + mlp(layer_norm(x, block.norm2), block.mlp)
-        x = layer_norm(x, stage.norm)
+                x = x + tokens(conv(to_map(x, H, W), block.cpe.conv))
+                x = x + mat_attention(block.norm1(x), block.attn, H, W)
+            x = x + token_mlp(block.norm2(x), block.mlp, H, W)
+        x = to_map(stage.norm(x), H, W)
     return head(F.gelu(conv_norm(x, model.final[0])), model.head)
 
 
@@ -312,10 +320,12 @@ def partialformer(model, x):
     for stage in model.stages:
         if isinstance(stage.downsample, torch.nn.Sequential):
             x = layer_norm(conv(x, stage.downsample[0]), stage.downsample[1])
+        H, W = x.shape[2:]
+        x = tokens(x)
         for block in stage.blocks:
             if hasattr(block.peg, "conv"):
-                x = x + conv(x, block.peg.conv)
-            y = partial_attention(tokens(layer_norm(x, block.norm1)), tokens(x), block.attn)
-            x = x + to_map(y, *x.shape[2:])
-            x = x + mlp(layer_norm(x, block.norm2), block.mlp)
+                x = x + tokens(conv(to_map(x, H, W), block.peg.conv))
+            x = x + partial_attention(block.norm1(x), x, block.attn)
+            x = x + token_mlp(block.norm2(x), block.mlp, H, W)
+        x = to_map(x, H, W)
     return head(layer_norm(x, model.final), model.head)
