@@ -290,8 +290,6 @@ def partial_attention(x, raw, module):
         q_a = module.abstract.expand(B, -1, -1)
     elif module.query == "fg_mean":
         q_a = o_f.mean(1, keepdim=True)
-    if module.project_all and module.query != "learned":
-        q_a = module.proj(q_a)
     o_b = x_b
     if module.channel_mlp is not None:
         _, k_b, v_b = module.qkv(x_b).chunk(3, -1)

@@ -18,10 +18,10 @@ from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads these
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
-from timm.models import register_model
+from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, PyramidBackbone, Stage
+from ..layers import ConvMlp, ConvNorm, PyramidBackbone, Stage, is_fast_path
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -34,10 +34,11 @@ def pw(in_chs: int, out_chs: int, **dd) -> nn.Linear:
     return nn.Linear(in_chs, out_chs, bias=False, **dd)
 
 
+@register_notrace_module
 class CoordinateDWConv(nn.Module):
     """Depthwise 1x3, then depthwise 3x1 convolution (eq. 3.11), [B, H, W, C] -> [B, H, W, C].
 
-    Between the two stands nothing, so they are one 3x3 convolution whose kernel is the outer product.
+    Between the two stands nothing: on the fast path they are one 3x3 convolution whose kernel is the outer product.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -46,14 +47,21 @@ class CoordinateDWConv(nn.Module):
         self.weight_h = nn.Parameter(torch.empty(dim, 1, 3, 1, device=device, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight_h * self.weight_w  # [C, 1, 3, 3]
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1, groups=weight.shape[0]).permute(0, 2, 3, 1)
+        x = x.permute(0, 3, 1, 2)
+        groups = x.shape[1]
+        if is_fast_path(x):
+            x = F.conv2d(x, self.weight_h * self.weight_w, padding=1, groups=groups)
+        else:
+            x = F.conv2d(x, self.weight_w, padding=(0, 1), groups=groups)
+            x = F.conv2d(x, self.weight_h, padding=(1, 0), groups=groups)
+        return x.permute(0, 2, 3, 1)
 
 
+@register_notrace_module
 class Propagation(nn.Module):
     """Depthwise transposed convolution, kernel = stride = p, [B, h, w, C] -> [B, H, W, C] with H <= h*p, W <= w*p.
 
-    Every output pixel has one source, so the transposed convolution is a product with the broadcast kernel.
+    Every output pixel has one source: on the fast path it is a product with the broadcast kernel.
     """
 
     def __init__(self, dim: int, patch_size: int, device=None, dtype=None):
@@ -61,8 +69,13 @@ class Propagation(nn.Module):
         self.weight = nn.Parameter(torch.empty(patch_size, 1, patch_size, dim, device=device, dtype=dtype))
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        x = x[:, :, None, :, None] * self.weight  # [B, h, p, w, p, C]
-        return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        if is_fast_path(x):
+            x = (x[:, :, None, :, None] * self.weight).flatten(3, 4).flatten(1, 2)  # [B, h, p, w, p, C]
+        else:
+            weight = self.weight.permute(3, 1, 0, 2)  # [C, 1, p, p]
+            x = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight, stride=weight.shape[2:], groups=weight.shape[0])
+            x = x.permute(0, 2, 3, 1)
+        return x[:, :height, :width]
 
 
 class PatchEmbed(nn.Module):

@@ -19,7 +19,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_, use_
 from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_exporting
+from ..layers import ConvMlp, ConvNorm, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_exporting, is_fast_path
 from . import _timm
 
 __all__ = ["MAT"]
@@ -96,7 +96,7 @@ class MATAttention(nn.Module):
         image = self.unwindow(y[:, :, :-1], rows, cols, H, W)  # X', [B, H, W, h, d]
         a = y[:, :, -1].reshape(B, rows * cols, C)  # A'
 
-        if not exporting and rows * cols == 1:
+        if rows * cols == 1 and is_fast_path(x):
             # One window: both softmaxes run over one key, so Z is the value of the only mixed token.
             a = self.mix_proj(F.linear(a, self.mix_qkv.weight[2 * C :], self.mix_qkv.bias[2 * C :]))
             z = F.linear(a, self.fuse_kv.weight[C:], self.fuse_kv.bias[C:])

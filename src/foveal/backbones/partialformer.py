@@ -138,8 +138,6 @@ class PartialAttention(nn.Module):
             q_a = self.abstract.expand(B, -1, -1)
         elif self.query == "fg_mean":
             q_a = o_f.mean(dim=1, keepdim=True)
-        if self.project_all and self.query != "learned":
-            q_a = self.proj(q_a)
 
         o_b = x
         if self.channel_mlp is not None:
@@ -238,7 +236,8 @@ class PartialFormer(PyramidBackbone):
             LayerNorm: rounding noise, for demonstration, with a warning).
         head_expand: expansion e of HeadMLP; 0 is plain softmax attention.
         channel_reduction: reduction r of ChannelMLP; 0 is a linear layer.
-        proj_tokens: output projection on the ``foreground`` or on ``all`` tokens.
+        proj_tokens: output projection on the ``foreground`` and the abstract token, or on ``all`` N tokens at the end
+            (the query then is the abstract token's row without projection).
         sqa_residual: X_B in eq. 5.7.
         stem: ``conv3`` (three 3x3 convolutions) or ``conv7`` (one 7x7 of stride 4).
         peg_kernel: kernel of the positional encoding; 0 for none.
