@@ -71,29 +71,31 @@ class MATAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
-        w = self.window_size
-        rows, cols = (H + w - 1) // w, (W + w - 1) // w
         exporting = is_exporting()  # shapes may be symbols then: no branch on them
+        wh, ww = self.window_size, self.window_size
+        if not exporting:
+            wh, ww = min(wh, H), min(ww, W)  # nothing to pad on maps smaller than a window
+        rows, cols = (H + wh - 1) // wh, (W + ww - 1) // ww
 
         # Token merging: project, then cut into windows, [B*Nw, h, w*w, d] each.
         t = self.qkv(x)
         mask: Optional[torch.Tensor] = None
         windows = t
-        if exporting or H % w > 0 or W % w > 0:
-            windows = F.pad(t, (0, 0, 0, cols * w - W, 0, rows * w - H))
-            mask = self.real_keys(B, H, W, rows, cols, x.device)
-        windows = windows.view(B, rows, w, cols, w, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        q, k, v = windows.reshape(3, B * rows * cols, self.num_heads, w * w, -1).unbind(0)
+        if exporting or H % wh > 0 or W % ww > 0:
+            windows = F.pad(t, (0, 0, 0, cols * ww - W, 0, rows * wh - H))
+            mask = self.real_keys(B, H, W, wh, ww, x.device)
+        windows = windows.view(B, rows, wh, cols, ww, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        q, k, v = windows.reshape(3, B * rows * cols, self.num_heads, wh * ww, -1).unbind(0)
         if not self.mix:
             y = self.attend(q, k, v, mask)
-            return self.proj(self.unwindow(y, rows, cols, H, W).reshape(B, H, W, C))
+            return self.proj(self.unwindow(y, H, W, wh, ww).reshape(B, H, W, C))
 
         # Token abstraction (eq. 4.1, 4.2): the abstract token reads its window as one more query.
         abstract = self.abstract.expand(q.shape[0], -1, -1, -1)
         if self.abstract_kv:
             k, v = torch.cat((k, abstract), dim=2), torch.cat((v, abstract), dim=2)
         y = self.attend(torch.cat((q, abstract), dim=2), k, v, mask)
-        image = self.unwindow(y[:, :, :-1], rows, cols, H, W)  # X', [B, H, W, h, d]
+        image = self.unwindow(y[:, :, :-1], H, W, wh, ww)  # X', [B, H, W, h, d]
         a = y[:, :, -1].reshape(B, rows * cols, C)  # A'
 
         if rows * cols == 1 and is_fast_path(x):
@@ -134,17 +136,19 @@ class MATAttention(nn.Module):
         """[B, N, parts*C] -> [parts, B, h, N, d]."""
         return x.view(x.shape[0], x.shape[1], parts, self.num_heads, -1).permute(2, 0, 3, 1, 4)
 
-    def unwindow(self, x: torch.Tensor, rows: int, cols: int, height: int, width: int) -> torch.Tensor:
-        """[B*Nw, h, w*w, d] -> [B, H, W, h, d], without the padding."""
-        w = self.window_size
-        x = x.view(-1, rows, cols, self.num_heads, w, w, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
+    def unwindow(self, x: torch.Tensor, height: int, width: int, wh: int, ww: int) -> torch.Tensor:
+        """Windows of (wh, ww), [B*Nw, h, wh*ww, d] -> [B, H, W, h, d], without the padding."""
+        rows, cols = (height + wh - 1) // wh, (width + ww - 1) // ww
+        x = x.view(-1, rows, cols, self.num_heads, wh, ww, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
         return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
-    def real_keys(self, batch: int, height: int, width: int, rows: int, cols: int, device: torch.device) -> torch.Tensor:
+    def real_keys(self, batch: int, height: int, width: int, wh: int, ww: int, device: torch.device) -> torch.Tensor:
         """True where a key is a token and not padding, [B*Nw, 1, 1, keys]."""
-        w = self.window_size
-        real = (torch.arange(rows * w, device=device) < height)[:, None] & (torch.arange(cols * w, device=device) < width)
-        real = real.view(rows, w, cols, w).transpose(1, 2).reshape(rows * cols, 1, 1, w * w)
+        rows, cols = (height + wh - 1) // wh, (width + ww - 1) // ww
+        inside_y = torch.arange(rows * wh, device=device) < height
+        inside_x = torch.arange(cols * ww, device=device) < width
+        real = (inside_y[:, None] & inside_x).view(rows, wh, cols, ww).transpose(1, 2)
+        real = real.reshape(rows * cols, 1, 1, wh * ww)
         if self.abstract_kv:
             real = F.pad(real, (0, 1), value=True)
         return real.repeat(batch, 1, 1, 1)
