@@ -1,0 +1,33 @@
+"""The command line: one thin file per command."""
+
+import sys
+from importlib import import_module
+
+from .._errors import UserError, unknown
+
+COMMANDS = {
+    "train": "train a classifier; without arguments a small one on built-in pictures",
+    "predict": "label pictures with a trained model",
+    "bench": "cost and speed of several models side by side",
+    "tables": "the thesis's tables: reported beside measured here",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return its exit code: 0, or 2 behind one line on standard error."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: foveal COMMAND ...   (foveal COMMAND --help says more)\n")
+        for name, what in COMMANDS.items():
+            print(f"  {name:8s} {what}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise unknown("command", argv[0], COMMANDS)
+        return import_module(f".{argv[0]}", __name__).main(argv[1:])
+    except UserError as error:
+        print(f"foveal: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("foveal: interrupted", file=sys.stderr)
+        return 130
