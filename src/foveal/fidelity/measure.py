@@ -2,8 +2,10 @@
 
 from math import ceil
 
+import torch
 from torch import nn
 
+from ..backbones.emsnet import Propagation
 from ..backbones.partialformer import PartialAttention
 from ..bench import count_macs
 
@@ -42,3 +44,44 @@ def background_projections(model: nn.Module, size: tuple[int, int]) -> int:
         folded = 3 * (foreground + 1) * dim**2 + 2 * tokens * dim * heads + 2 * dim**2
         extra += literal - folded
     return extra
+
+
+def upper_macs(model: nn.Module, size: tuple[int, int] = (224, 224)) -> int:
+    """Products of an EMSNet, plus 2 per element of BatchNorm, 1 per element of GELU, and p^2 per output of Propagation.
+
+    The convention of some counters, and an upper estimate of what the chapter counts.
+    """
+    extra = 0
+
+    def count(module: nn.Module, args: tuple, out: torch.Tensor) -> None:
+        nonlocal extra
+        if isinstance(module, Propagation):
+            area = module.weight.shape[0] ** 2
+            extra += area * (out.numel() - args[0].numel())
+        else:
+            extra += out.numel() * (2 if isinstance(module, nn.BatchNorm2d) else 1)
+
+    counted = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.GELU, Propagation))]
+    hooks = [module.register_forward_hook(count) for module in counted]
+    products = count_macs(model, size).products
+    for hook in hooks:
+        hook.remove()
+    return products + extra
+
+
+def equations_macs(tokens: int, dim: int, heads: int, foreground: int, expand: int) -> int:
+    """One partial attention module by eq. 5.8 to 5.10 as printed: dim stands in HeadMLP's term where N_F belongs."""
+    projections = 3 * tokens * dim**2
+    mmsa = foreground * dim**2 + 2 * foreground**2 * dim + 2 * expand * heads**2 * dim * foreground
+    return projections + mmsa + 3 * (tokens - foreground) * dim
+
+
+def pvt_macs(tokens: int, dim: int, reduction: int) -> int:
+    """Attention with keys reduced by ``reduction`` per side by a convolution of that kernel and stride."""
+    reduced = tokens // reduction**2
+    return 3 * tokens * dim**2 + 2 * reduced * dim**2 + 2 * tokens * reduced * dim
+
+
+def swin_macs(tokens: int, dim: int, window: int) -> int:
+    """Window attention: four projections and two products with the keys of a window."""
+    return 4 * tokens * dim**2 + 2 * window**2 * tokens * dim

@@ -1,0 +1,106 @@
+"""Reported beside measured: the rows of ``foveal tables``."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+
+from ..backbones import EMSNet
+from . import measure
+from .heads import Cost
+from .reported import REPORTED, TABLES, Reported
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One printed figure beside ours.
+
+    Attributes:
+        table: number of the table, or of the section that prints the figure.
+        row: name of the row.
+        quantity: ``parameters`` or ``multiply-adds``.
+        unit: ``M`` (millions) or ``G`` (billions).
+        reported: the figure in the thesis.
+        measured: the figure here.
+        difference: measured - reported.
+        note: empty where rounding gives the printed figure, else what explains the difference.
+    """
+
+    table: str
+    row: str
+    quantity: str
+    unit: str
+    reported: float
+    measured: float
+    difference: float
+    note: str
+
+
+SECTION = "5.3.3"  # prints the cost of one attention module in its text
+KNOWN = {**TABLES, SECTION: "one attention module at 56x56, d = 64, h = 8"}
+
+
+def compare(table: str | None = None) -> Iterator[Comparison]:
+    """Comparisons of one table, or of all."""
+    for row in REPORTED:
+        if table in (None, row.table):
+            yield from _compare(row)
+    if table in (None, SECTION):
+        yield from _section_533()
+
+
+def _compare(row: Reported) -> Iterable[Comparison]:
+    cost, upper, channels = _measure(row.model, tuple(row.args.items()), row.size)
+    more = ""
+    if row.head is not None:
+        cost += row.head(channels, row.size)
+    elif upper:
+        more = f"{upper / 1e9:.3f} if norms, activations and p^2 per output of Propagation are counted too"
+    return (
+        _comparison(row.table, row.row, "parameters", "M", row.parameters, cost.parameters / 1e6, row.note),
+        _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, cost.macs / 1e9, row.note, more),
+    )
+
+
+@cache
+def _measure(model: str, args: tuple[tuple[str, Any], ...], size: tuple[int, int]) -> tuple[Cost, int, list[int]]:
+    """Cost, upper estimate of it (chapter 3 only) and channels of the pyramid.
+
+    The model stands on the meta device, where the operators of a forward pass have shapes and take no time.
+    """
+    with torch.device("meta"):
+        built = timm.create_model(model, **dict(args))
+    upper = measure.upper_macs(built, size) if isinstance(built, EMSNet) else 0
+    cost = Cost(measure.parameters(built), measure.thesis_macs(built, size))
+    return cost, upper, [info["num_chs"] for info in built.feature_info]
+
+
+def _comparison(
+    table: str, row: str, quantity: str, unit: str, printed: str, measured: float, why: str, more: str = ""
+) -> Comparison:
+    decimals = len(printed.partition(".")[2])
+    note = ""
+    if f"{measured:.{decimals}f}" != printed:
+        truncated = int(measured * 10**decimals) == round(float(printed) * 10**decimals)
+        note = "printed truncated" if truncated else "; ".join(part for part in (more, why) if part)
+    reported, measured = float(printed), round(measured, 6)
+    return Comparison(table, row, quantity, unit, reported, measured, round(measured - reported, 6), note)
+
+
+def _section_533() -> Iterator[Comparison]:
+    shape = dict(tokens=56 * 56, dim=64)
+    for row, printed, macs, note in [
+        ("partial attention", "40.1", measure.equations_macs(**shape, heads=8, foreground=25, expand=4), ""),
+        (
+            "partial attention (reading=tables)",
+            "40.1",
+            measure.equations_macs(**shape, heads=8, foreground=49, expand=4),
+            "49 foreground tokens; the printed figure needs 24 or 25",
+        ),
+        ("PVT attention", "58.6", measure.pvt_macs(**shape, reduction=8), ""),
+        ("Swin attention", "71.1", measure.swin_macs(**shape, window=7), ""),
+    ]:
+        yield _comparison(SECTION, row, "multiply-adds", "M", printed, macs / 1e6, note)
