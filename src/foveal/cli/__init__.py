@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+import torch
+
 from .._errors import UserError, unknown
 
 COMMANDS = {
@@ -31,3 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("foveal: interrupted", file=sys.stderr)
         return 130
+
+
+def check_device(name: str) -> str:
+    """The name of a device that this machine has; raises UserError."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...): {reason}") from None
+    return name

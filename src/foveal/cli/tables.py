@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Annotated
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def _markdown(title: str, rows: Iterable[Comparison]) -> None:
 
 
 def _rich(title: str, rows: Iterable[Comparison]) -> None:
-    shown = Table("row", "quantity", title=title, title_justify="left")
+    shown = Table("row", "quantity", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("reported", "measured", "difference"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("note", no_wrap=True)

@@ -6,11 +6,12 @@ import torch
 import tyro
 from rich.console import Console
 
-from .._errors import UserError, unknown
+from .._errors import unknown
 from ..data import load_data, make_loader
 from ..engine import Run, RunLog, create_run_folder, train
 from ..recipes import RECIPES
 from ..tasks import Classification
+from . import check_device
 
 
 def main(argv: list[str]) -> int:
@@ -29,10 +30,7 @@ def train_run(run: Run, console: Console) -> dict[str, float]:
     """Build what a run names, train it, and say what to do next."""
     train_pictures, val_pictures = load_data(run.data, run.root)
     torch.manual_seed(run.seed)
-    try:
-        torch.device(run.device)
-    except RuntimeError:
-        raise UserError(f"unknown device {run.device!r}; expected cpu, cuda, cuda:0, mps, ...") from None
+    check_device(run.device)
     task = Classification(
         run.model, train_pictures.classes, run.image_size, model_args=run.model_args, smoothing=run.smoothing
     )

@@ -57,7 +57,7 @@ class RunLog:
         """Store and show the figures of an epoch."""
         print(json.dumps(values), file=self.file, flush=True)
         self.live.update(self.task, top1=f"{values['top1']:.1f} %")
-        shown = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         self.say(shown)
 
     def bad_images(self, messages: list[str], policy: str) -> None:
@@ -71,4 +71,4 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """A line of text."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""Latency of several functions, interleaved, and peak memory of one."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def interleave(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 3,
+    synchronize: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, list[float]]:
+    """Call every function once a round, so that whatever else the machine does hits all of them alike.
+
+    Args:
+        functions: what to time, by name.
+        rounds: timed calls of each.
+        warmup: calls of each before.
+        synchronize: waits until the device is idle.
+        progress: told the number of finished rounds.
+
+    Returns:
+        Seconds of each call, by name and in order of the rounds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for done in range(warmup + rounds):
+        for name, function in functions.items():
+            synchronize()
+            started = time.perf_counter()
+            function()
+            synchronize()
+            if done >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+        progress(max(0, done + 1 - warmup))
+    return seconds
+
+
+def ratio(seconds: list[float], reference: list[float]) -> float:
+    """Median over the rounds of one's time by the other's."""
+    return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))
+
+
+def peak_memory(function: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that a call holds at once beyond what was there before it, as the allocator reports them."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler talks to standard error otherwise
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
