@@ -30,7 +30,8 @@ def conv(x, module):
 
 
 def conv_norm(x, module):
-    return batch_norm(conv(x, module.conv), module.norm)
+    x = batch_norm(conv(x, module.conv), module.norm)
+    return F.gelu(x) if isinstance(module.act, torch.nn.GELU) else x
 
 
 def map_mlp(x, module):
@@ -137,7 +138,7 @@ def dynamic_operator(x, module):
 
 
 def emsnet(model, x, whiten_axis="spatial"):
-    x = conv_norm(F.gelu(conv_norm(x, model.stem[0])), model.stem[2])
+    x = conv_norm(conv_norm(x, model.stem[0]), model.stem[1])
     for stage in model.stages:
         if hasattr(stage.downsample, "conv"):
             x = conv_norm(x, stage.downsample)
@@ -219,9 +220,8 @@ def patch_merging(x, module):
 
 
 def mat(model, x):
-    x = conv_norm(x, model.stem[0])
-    x = conv_norm(F.gelu(x), model.stem[2])
-    x = conv_norm(F.gelu(x), model.stem[4])
+    for module in model.stem:
+        x = conv_norm(x, module)
     for stage in model.stages:
         down = stage.downsample
         if hasattr(down, "offset"):
@@ -238,7 +238,7 @@ def mat(model, x):
                 x = x + mat_attention(block.norm1(x), block.attn, H, W)
             x = x + token_mlp(block.norm2(x), block.mlp, H, W)
         x = to_map(stage.norm(x), H, W)
-    return head(F.gelu(conv_norm(x, model.final[0])), model.head)
+    return head(conv_norm(x, model.final), model.head)
 
 
 # ---------------------------------------------------------------- PartialFormer, eq. 5.4-5.7
@@ -311,10 +311,8 @@ def partialformer(model, x):
             x = conv_norm(x, module)
         elif isinstance(module, torch.nn.Conv2d):
             x = conv(x, module)
-        elif isinstance(module, torch.nn.LayerNorm):
-            x = layer_norm(x, module)
         else:
-            x = F.gelu(x)
+            x = layer_norm(x, module)
     for stage in model.stages:
         if isinstance(stage.downsample, torch.nn.Sequential):
             x = layer_norm(conv(x, stage.downsample[0]), stage.downsample[1])

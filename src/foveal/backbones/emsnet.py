@@ -21,7 +21,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, PyramidBackbone, Stage, is_fast_path
+from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, is_fast_path
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -29,9 +29,9 @@ __all__ = ["EMSNet"]
 MIXERS = ("identity", "whiten", "pe2", "pe4", "gated", "cmhsa", "gmhsa")  # rows of Table 3.5
 
 
-def pw(in_chs: int, out_chs: int, **dd) -> nn.Linear:
+def pw(in_chs: int, out_chs: int, **dd) -> Linear:
     """1x1 convolution without bias on a channels-last map."""
-    return nn.Linear(in_chs, out_chs, bias=False, **dd)
+    return Linear(in_chs, out_chs, bias=False, **dd)
 
 
 @register_notrace_module
@@ -293,6 +293,7 @@ class MultiScaleInteraction(nn.Module):
         return self.proj_out(x)
 
 
+@register_notrace_module
 class EMSBlock(nn.Module):
     """x + MSI(BN(x)), then x + MLP(BN(x)) (Fig. 3.3), [B, H, W, C] -> [B, H, W, C]."""
 
@@ -309,6 +310,8 @@ class EMSBlock(nn.Module):
         y = self.norm1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + self.drop_path1(self.mixer(y))
         y = self.norm2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if is_fast_path(x) and not self.training:
+            return self.mlp.forward_fast(y, x)
         return x + self.drop_path2(self.mlp(y))
 
 
@@ -384,8 +387,7 @@ class EMSNet(PyramidBackbone):
             stages.append(Stage(downsample, blocks))
         super().__init__(
             stem=nn.Sequential(
-                ConvNorm(in_chans, embed_dims[0], 3, stride=2, **dd),
-                nn.GELU(),
+                ConvNorm(in_chans, embed_dims[0], 3, stride=2, act=True, **dd),
                 ConvNorm(embed_dims[0], embed_dims[0], 3, stride=2, **dd),
             ),
             stages=stages,

@@ -19,7 +19,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_, use_
 from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_exporting, is_fast_path
+from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_exporting, is_fast_path
 from . import _timm
 
 __all__ = ["MAT"]
@@ -61,13 +61,13 @@ class MATAttention(nn.Module):
         self.mix = mix
         self.abstract_kv = abstract_kv
         self.fused_attn = use_fused_attn()
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
         if mix:
             self.abstract = nn.Parameter(torch.empty(1, num_heads, 1, dim // num_heads, **dd))
-            self.mix_qkv = nn.Linear(dim, 3 * dim, **dd)
-            self.mix_proj = nn.Linear(dim, dim, **dd)
-            self.fuse_kv = nn.Linear(dim, 2 * dim, **dd)
+            self.mix_qkv = Linear(dim, 3 * dim, **dd)
+            self.mix_proj = Linear(dim, dim, **dd)
+            self.fuse_kv = Linear(dim, 2 * dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
@@ -154,6 +154,7 @@ class MATAttention(nn.Module):
         return real.repeat(batch, 1, 1, 1)
 
 
+@register_notrace_module
 class MATBlock(nn.Module):
     """Positional encoding, MAT attention, MLP (Fig. 4.2a), [B, H, W, C] -> [B, H, W, C].
 
@@ -187,7 +188,10 @@ class MATBlock(nn.Module):
         if self.attn is not None:
             x = self.cpe(x)
             x = x + self.drop_path1(self.attn(self.norm1(x)))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        y = self.norm2(x)
+        if is_fast_path(x) and not self.training:
+            return self.mlp.forward_fast(y, x)
+        return x + self.drop_path2(self.mlp(y))
 
 
 @register_notrace_module
@@ -312,15 +316,13 @@ class MAT(PyramidBackbone):
         c = embed_dim // 2
         super().__init__(
             stem=nn.Sequential(  # Table 4.12
-                ConvNorm(in_chans, c, 3, stride=2, bias=True, **dd),
-                nn.GELU(),
-                ConvNorm(c, c, 3, groups=c, bias=True, **dd),
-                nn.GELU(),
+                ConvNorm(in_chans, c, 3, stride=2, bias=True, act=True, **dd),
+                ConvNorm(c, c, 3, groups=c, bias=True, act=True, **dd),
                 ConvNorm(c, embed_dim, 3, stride=2, bias=True, **dd),
             ),
             stages=stages,
             dims=dims,
-            final=nn.Sequential(ConvNorm(dims[-1], head_hidden, 1, bias=True, **dd), nn.GELU()),
+            final=ConvNorm(dims[-1], head_hidden, 1, bias=True, act=True, **dd),
             num_features=head_hidden,
             in_chans=in_chans,
             **head,

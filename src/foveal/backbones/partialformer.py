@@ -24,7 +24,7 @@ from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates, trunc_
 from timm.models import register_model, register_notrace_module
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, PyramidBackbone, ResidualDWConv, Stage, init_tokens
+from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_fast_path
 from . import _timm
 
 __all__ = ["PartialFormer"]
@@ -53,7 +53,7 @@ class HeadMLP(nn.Module):
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         # Heads last: a softmax over a middle axis with a long contiguous last one vectorises.
         x = self.fc1(logits.permute(0, 2, 3, 1)).softmax(dim=2)
-        return self.fc2(x).permute(0, 3, 1, 2)
+        return self.fc2(x).permute(0, 3, 1, 2).contiguous()
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -105,8 +105,8 @@ class PartialAttention(nn.Module):
         self.score = score
         self.project_all = proj_tokens == "all"
         self.sqa_residual = sqa_residual
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
         self.head_mlp = HeadMLP(num_heads, head_expand, **dd) if head_expand else None
         self.channel_mlp = None
         self.abstract = None
@@ -188,6 +188,7 @@ class PartialAttention(nn.Module):
         return y.transpose(0, 1).reshape(B, 1, C) + self.qkv.bias[2 * C :]
 
 
+@register_notrace_module
 class PartialBlock(nn.Module):
     """Positional encoding, partial attention, MLP (Fig. 5.3), [B, H, W, C] -> [B, H, W, C]."""
 
@@ -216,7 +217,10 @@ class PartialBlock(nn.Module):
         x = self.peg(x)
         tokens = self.attn(self.norm1(x).flatten(1, 2), x.flatten(1, 2))
         x = x + self.drop_path1(tokens.view(x.shape))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        y = self.norm2(x)
+        if is_fast_path(x) and not self.training:
+            return self.mlp.forward_fast(y, x)
+        return x + self.drop_path2(self.mlp(y))
 
 
 class PartialFormer(PyramidBackbone):
@@ -362,10 +366,8 @@ def _check(name: str, value: str, choices: Tuple[str, ...]) -> None:
 
 def _conv3_stem(in_chans: int, dim: int, dd: dict) -> nn.Sequential:
     return nn.Sequential(
-        ConvNorm(in_chans, dim // 2, 3, stride=2, **dd),
-        nn.GELU(),
-        ConvNorm(dim // 2, dim // 2, 3, **dd),
-        nn.GELU(),
+        ConvNorm(in_chans, dim // 2, 3, stride=2, act=True, **dd),
+        ConvNorm(dim // 2, dim // 2, 3, act=True, **dd),
         nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd),
         LayerNorm2d(dim, eps=EPS, **dd),
     )

@@ -5,21 +5,22 @@ Maps are channels-last, [B, H, W, C], where it says so: such a map is at once a 
 view copies.
 """
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import nn
 
-from ._fast import is_fast_path
-
-GROUP_SIZE = 2**18  # elements of a hidden map that ConvMlp makes at once on the fast path: 1 MiB
+from ._fast import Linear, fused_linear, has_onednn, is_fast_path
 
 
 @register_notrace_module
 class ConvNorm(nn.Module):
-    """Convolution and BatchNorm, [B, C, H, W] -> [B, C', H', W'].
+    """Convolution, BatchNorm and, with ``act``, GELU, [B, C, H, W] -> [B, C', H', W'].
 
-    On the fast path the norm's scale and shift move into the kernel where that is smaller than the map.
+    On the fast path the norm's scale and shift move into the kernel where that is smaller than the map, and GELU into
+    the convolution.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         bias: bool = False,
+        act: bool = False,
         device=None,
         dtype=None,
     ):
@@ -46,15 +48,38 @@ class ConvNorm(nn.Module):
             dtype=dtype,
         )
         self.norm = nn.BatchNorm2d(out_chs, device=device, dtype=dtype)
+        self.act = nn.GELU() if act else nn.Identity()
+        self.gelu = act
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         positions = x.shape[2] * x.shape[3]
         if is_fast_path(x) and not self.training and positions > self.conv.weight[0].numel():
-            norm, mean = self.norm, self.norm.running_mean
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            shift = norm.bias - (mean if self.conv.bias is None else mean - self.conv.bias) * scale
-            return self.conv._conv_forward(x, self.conv.weight * scale.view(-1, 1, 1, 1), shift)
-        return self.norm(self.conv(x))
+            return self.forward_fast(x)
+        return self.act(self.norm(self.conv(x)))
+
+    @torch.jit.unused
+    def forward_fast(self, x: torch.Tensor) -> torch.Tensor:
+        """The definition in one convolution, or one linear layer where the kernel is 1x1."""
+        conv, norm, mean = self.conv, self.norm, self.norm.running_mean
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - (mean if conv.bias is None else mean - conv.bias) * scale
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
+            return fused_linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift, self.gelu).permute(0, 3, 1, 2)
+        return fused_conv(x, weight, shift, conv.stride[0], conv.groups, self.gelu)
+
+
+def fused_conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int = 1, groups: int = 1, gelu: bool = False
+) -> torch.Tensor:
+    """``F.conv2d`` with "same" padding, then GELU if wanted, on the fast path: fused by oneDNN where it exists."""
+    pad = weight.shape[-1] // 2
+    if gelu and has_onednn():
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, [pad, pad], [stride, stride], [1, 1], groups, "gelu", [], "none"
+        )
+    x = F.conv2d(x, weight, bias, stride=stride, padding=pad, groups=groups)
+    return F.gelu(x) if gelu else x
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -96,8 +121,8 @@ class ConvMlp(nn.Module):
     The convolution between the two layers is needed by every parameter count of Tables 4.2, 4.3, 4.9 and 5.1, and
     absent from the row "Pure MLP" of Table 4.9 and from EMSNet (``dwconv=False``).
 
-    Hidden channels do not see one another, so on the fast path a large hidden map is made, used and dropped a group of
-    channels at a time: the same sums in another order, in memory that stays in cache.
+    The fast path fuses GELU into what stands before it. Hidden channels do not see one another, so a large hidden map is
+    made, used and dropped a group of channels at a time: the same sums in another order, in memory that stays in cache.
     """
 
     def __init__(
@@ -105,32 +130,25 @@ class ConvMlp(nn.Module):
     ):
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.fc1 = nn.Linear(dim, hidden, bias=bias, device=device, dtype=dtype)
+        self.fc1 = Linear(dim, hidden, bias=bias, device=device, dtype=dtype)
         self.dwconv = DepthwiseConv(hidden, device=device, dtype=dtype) if dwconv else None
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim, bias=bias, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden, dim, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if is_fast_path(x) and x[..., 0].numel() * self.fc1.out_features > GROUP_SIZE:
-            return self.forward_grouped(x)
+        if is_fast_path(x):
+            return self.forward_fast(x)
         x = self.fc1(x)
         if self.dwconv is not None:
             x = self.dwconv(x)
         return self.fc2(self.act(x))
 
     @torch.jit.unused
-    def forward_grouped(self, x: torch.Tensor) -> torch.Tensor:
-        """The definition, a group of hidden channels at a time."""
+    def forward_fast(self, x: torch.Tensor, shortcut: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """The definition, plus a shortcut."""
         fc1, conv, fc2 = self.fc1, self.dwconv, self.fc2
-        size = max(16, GROUP_SIZE // x[..., 0].numel() // 16 * 16)
-        out = x.new_zeros(1)
-        for start in range(0, fc1.out_features, size):
-            part = slice(start, start + size)
-            y = F.linear(x, fc1.weight[part], None if fc1.bias is None else fc1.bias[part])
-            if conv is not None:
-                y = y.permute(0, 3, 1, 2)
-                y = F.conv2d(y, conv.weight[part], conv.bias[part], padding=1, groups=y.shape[1]).permute(0, 2, 3, 1)
-            y = self.act(y).flatten(0, 2)
-            weight = fc2.weight[:, part]
-            out = F.linear(y, weight, fc2.bias) if start == 0 else out.addmm_(y, weight.t())
-        return out.view(x.shape)
+        x = fused_linear(x, fc1.weight, fc1.bias, gelu=conv is None)
+        if conv is not None:
+            x = x.permute(0, 3, 1, 2)
+            x = fused_conv(x, conv.weight, conv.bias, groups=conv.groups, gelu=True).permute(0, 2, 3, 1)
+        return fused_linear(x, fc2.weight, fc2.bias, shortcut=shortcut)

@@ -1,6 +1,13 @@
 """When a layer may compute its definition in another, exactly equal and faster way."""
 
+from typing import Optional
+
 import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_module
+from torch import nn
+
+ONEDNN_MACS = 2**22  # multiply-adds of a product from which oneDNN's kernels outweigh their cost per call
 
 
 def is_exporting() -> bool:
@@ -23,3 +30,45 @@ def is_fast_path(x: torch.Tensor) -> bool:
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
         )
+
+
+def has_onednn() -> bool:
+    """Whether this build of PyTorch has oneDNN's fused operators, and may use them."""
+    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+
+
+def fused_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Optional[torch.Tensor],
+    gelu: bool = False,
+    shortcut: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """``F.linear``, then GELU or the addition of a shortcut, on the fast path: by oneDNN where that is the faster one.
+
+    ``weight`` must be contiguous; oneDNN has no fast kernel for a slice of columns.
+    """
+    if x.numel() * weight.shape[0] >= ONEDNN_MACS and has_onednn():
+        if shortcut is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, shortcut, weight, bias, "add")
+        act = ("gelu", [], "none") if gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *act)
+    x = F.linear(x, weight, bias)
+    if shortcut is not None:
+        return x.add_(shortcut)
+    return F.gelu(x) if gelu else x
+
+
+@register_notrace_module
+class Linear(nn.Linear):
+    """``nn.Linear`` that takes the faster of two kernels on the fast path."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if is_fast_path(x):
+            return self.forward_fast(x)
+        return F.linear(x, self.weight, self.bias)
+
+    @torch.jit.unused
+    def forward_fast(self, x: torch.Tensor) -> torch.Tensor:
+        """The definition by ``fused_linear``."""
+        return fused_linear(x, self.weight, self.bias)
