@@ -22,7 +22,8 @@ def batch_norm(x, norm):
 
 def layer_norm(x, norm):
     """LayerNorm over the channels of [B, C, H, W]."""
-    return F.layer_norm(x.permute(0, 2, 3, 1), norm.normalized_shape, norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
+    x = F.layer_norm(x.permute(0, 2, 3, 1), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return x.permute(0, 3, 1, 2)
 
 
 def conv(x, module):

@@ -1,11 +1,13 @@
 """How the families enter timm: the metadata and the builder that every variant shares."""
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs
 
 from ..layers import PyramidBackbone
+
+T = TypeVar("T", bound=PyramidBackbone)
 
 
 def default_cfgs(first_conv: str, *variants: str) -> dict:
@@ -28,13 +30,13 @@ def default_cfgs(first_conv: str, *variants: str) -> dict:
 
 
 def build(
-    cls: type[PyramidBackbone],
+    cls: type[T],
     variant: str,
     pretrained: bool,
     defaults: dict[str, Any],
     kwargs: dict[str, Any],
     filter_fn: Optional[Callable] = None,
-) -> PyramidBackbone:
+) -> T:
     """Build ``cls`` with ``defaults`` overridden by ``kwargs``, as a classifier or (``features_only``) a pyramid."""
     return build_model_with_cfg(
         cls,

@@ -13,15 +13,15 @@ Maps are channels-last, [B, H, W, C], inside a block, so that a 1x1 convolution 
 needs no copy.
 """
 
-from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import Any, Tuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
-from timm.models import register_model, register_notrace_module
+from timm.models import register_model
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, is_fast_path
+from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, is_fast_path, notrace
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -34,7 +34,7 @@ def pw(in_chs: int, out_chs: int, **dd) -> Linear:
     return Linear(in_chs, out_chs, bias=False, **dd)
 
 
-@register_notrace_module
+@notrace
 class CoordinateDWConv(nn.Module):
     """Depthwise 1x3, then depthwise 3x1 convolution (eq. 3.11), [B, H, W, C] -> [B, H, W, C].
 
@@ -57,7 +57,7 @@ class CoordinateDWConv(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-@register_notrace_module
+@notrace
 class Propagation(nn.Module):
     """Depthwise transposed convolution, kernel = stride = p, [B, h, w, C] -> [B, H, W, C] with H <= h*p, W <= w*p.
 
@@ -102,7 +102,7 @@ class CMHSA(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         self.num_heads = max(1, dim // 32)
         self.dwconv = nn.Conv2d(dim, dim, 3, stride=2, padding=1, groups=dim, bias=False, **dd)
         self.attn = pw(dim, 81 * self.num_heads, **dd)  # M of eq. 3.9
@@ -174,9 +174,7 @@ class StaticOperator(nn.Module):
         whiten_axis: mean of eq. 3.1 over ``spatial`` positions or over the ``channel`` axis.
     """
 
-    def __init__(
-        self, dim: int, mixer: str, split: Tuple[float, ...], channel_split: bool, whiten_axis: str, **dd
-    ):
+    def __init__(self, dim: int, mixer: str, split: Tuple[float, ...], channel_split: bool, whiten_axis: str, **dd):
         super().__init__()
         self.mean_dims = (1, 2) if whiten_axis == "spatial" else (3,)
         self.gated = mixer == "gated"
@@ -193,10 +191,11 @@ class StaticOperator(nn.Module):
             self.chs = [round(dim * share) for share in split]
             self.chs[1] = dim - self.chs[0] - self.chs[2]
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
-        self.branch2 = ScaleBranch(self.chs[0], CoordinateDWConv(2 * self.chs[0], **dd), 2 * self.chs[0], 2, "max", **dd)
-        self.out_chs = 2 * self.chs[0] + self.chs[1] + 2 * self.chs[2]
+        wide2, wide4 = 2 * self.chs[0], 2 * self.chs[2]
+        self.branch2 = ScaleBranch(self.chs[0], CoordinateDWConv(wide2, **dd), wide2, 2, "max", **dd)
+        self.out_chs = wide2 + self.chs[1] + wide4
         if mixer != "pe2":
-            self.branch4 = ScaleBranch(self.chs[2], CoordinateDWConv(2 * self.chs[2], **dd), 2 * self.chs[2], 4, "max", **dd)
+            self.branch4 = ScaleBranch(self.chs[2], CoordinateDWConv(wide4, **dd), wide4, 4, "max", **dd)
         if self.gated:
             self.fuse = pw(self.out_chs, dim, **dd)
             self.out_chs = dim
@@ -207,7 +206,7 @@ class StaticOperator(nn.Module):
         if self.gated:
             t, value = t.chunk(2, dim=-1)
         x = t - t.mean(self.mean_dims, keepdim=True)  # X_w, eq. 3.1
-        if self.dwconv is None:
+        if self.dwconv is None or self.branch2 is None:
             return x
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # X_m
         m1, m2, m3 = x.split(self.chs, dim=-1) if self.channel_split else [x, x, x]
@@ -293,7 +292,7 @@ class MultiScaleInteraction(nn.Module):
         return self.proj_out(x)
 
 
-@register_notrace_module
+@notrace
 class EMSBlock(nn.Module):
     """x + MSI(BN(x)), then x + MLP(BN(x)) (Fig. 3.3), [B, H, W, C] -> [B, H, W, C]."""
 
@@ -362,8 +361,8 @@ class EMSNet(PyramidBackbone):
             raise ValueError("channel_split=False and fusion=False are variants of the whole block, mixer='gmhsa'")
         if not channel_split and not fusion:
             raise ValueError("fusion=False needs channel_split=True: the concatenation would have twice the channels")
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
         stages, start = [], 0
         for i, (dim, depth, mlp_ratio) in enumerate(zip(embed_dims, depths, mlp_ratios)):
             downsample = nn.Identity()

@@ -11,15 +11,26 @@ a residual depthwise convolution after bilinear sampling (``pe_dwconv``); LayerN
 1x1 convolution to 1280 channels before pooling; projections before padding, padded keys masked.
 """
 
-from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_, use_fused_attn
-from timm.models import register_model, register_notrace_module
+from timm.models import register_model
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_exporting, is_fast_path
+from ..layers import (
+    ConvMlp,
+    ConvNorm,
+    Linear,
+    PyramidBackbone,
+    ResidualDWConv,
+    Stage,
+    init_tokens,
+    is_exporting,
+    is_fast_path,
+    notrace,
+)
 from . import _timm
 
 __all__ = ["MAT"]
@@ -28,7 +39,7 @@ MIXERS = ("none", "window", "mat")
 PATCH_EMBEDS = ("bilinear", "conv", "merge")
 
 
-@register_notrace_module
+@notrace
 class MATAttention(nn.Module):
     """MAT attention (section 4.3.1; Fig. 4.2), [B, H, W, C] -> [B, H, W, C].
 
@@ -54,7 +65,7 @@ class MATAttention(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.window_size = window_size
         self.scale = (dim // num_heads) ** -0.5
@@ -154,7 +165,7 @@ class MATAttention(nn.Module):
         return real.repeat(batch, 1, 1, 1)
 
 
-@register_notrace_module
+@notrace
 class MATBlock(nn.Module):
     """Positional encoding, MAT attention, MLP (Fig. 4.2a), [B, H, W, C] -> [B, H, W, C].
 
@@ -194,7 +205,7 @@ class MATBlock(nn.Module):
         return x + self.drop_path2(self.mlp(y))
 
 
-@register_notrace_module
+@notrace
 class BilinearPatchEmbed(nn.Module):
     """Bilinear patch embedding (section 4.3.2; Fig. 4.3), [B, C, H, W] -> [B, C', ceil(H/2), ceil(W/2)].
 
@@ -206,7 +217,7 @@ class BilinearPatchEmbed(nn.Module):
 
     def __init__(self, in_chs: int, out_chs: int, dwconv: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         self.offset_dwconv = nn.Conv2d(in_chs, in_chs, 3, stride=2, padding=1, groups=in_chs, bias=False, **dd)
         self.act = nn.GELU()
         self.offset = nn.Linear(in_chs, 2, bias=False, **dd)  # 1x1 convolution to (dx, dy)
@@ -286,7 +297,7 @@ class MAT(PyramidBackbone):
         dtype=None,
         **head,
     ):
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         dims = tuple(embed_dim * 2**i for i in range(4))
         if unknown := set(mixers) - set(MIXERS):
             raise ValueError(f"mixers must be of {', '.join(MIXERS)}, got {', '.join(sorted(unknown))}")
@@ -295,7 +306,7 @@ class MAT(PyramidBackbone):
         for dim, heads, mixer in zip(dims, num_heads, mixers):
             if mixer != "none" and dim % heads:
                 raise ValueError(f"num_heads must divide the channels of a stage, got {heads} for {dim}")
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
         stages, start = [], 0
         for i, dim in enumerate(dims):
             downsample = nn.Identity()
@@ -335,7 +346,7 @@ class MAT(PyramidBackbone):
             elif isinstance(module, MATAttention) and module.mix:
                 trunc_normal_(module.abstract, std=0.02)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> set[str]:
         """The abstract tokens."""
         return {name for name, _ in self.named_parameters() if name.endswith(".abstract")}

@@ -16,15 +16,25 @@ are never made: K q = X (W_K^T q), and the softmax weights a give a V = (a X) W_
 """
 
 import warnings
-from typing import Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates, trunc_normal_
-from timm.models import register_model, register_notrace_module
+from timm.models import register_model
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, ResidualDWConv, Stage, init_tokens, is_fast_path
+from ..layers import (
+    ConvMlp,
+    ConvNorm,
+    Linear,
+    PyramidBackbone,
+    ResidualDWConv,
+    Stage,
+    init_tokens,
+    is_fast_path,
+    notrace,
+)
 from . import _timm
 
 __all__ = ["PartialFormer"]
@@ -69,14 +79,14 @@ class ChannelMLP(nn.Sequential):
     """Linear d -> m, LayerNorm, ReLU, Linear m -> d with m = max(8, d / r) (eq. 5.7), [B, 1, d] -> [B, 1, d]."""
 
     def __init__(self, dim: int, reduction: int, device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         hidden = max(8, dim // reduction)
         super().__init__(
             nn.Linear(dim, hidden, **dd), nn.LayerNorm(hidden, eps=EPS, **dd), nn.ReLU(), nn.Linear(hidden, dim, **dd)
         )
 
 
-@register_notrace_module
+@notrace
 class PartialAttention(nn.Module):
     """Partial attention (section 5.3.2, eq. 5.4-5.7; Fig. 5.4, 5.5); arguments as in ``PartialFormer``."""
 
@@ -96,7 +106,7 @@ class PartialAttention(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.fg_div = fg_div
@@ -188,7 +198,7 @@ class PartialAttention(nn.Module):
         return y.transpose(0, 1).reshape(B, 1, C) + self.qkv.bias[2 * C :]
 
 
-@register_notrace_module
+@notrace
 class PartialBlock(nn.Module):
     """Positional encoding, partial attention, MLP (Fig. 5.3), [B, H, W, C] -> [B, H, W, C]."""
 
@@ -283,7 +293,7 @@ class PartialFormer(PyramidBackbone):
         dtype=None,
         **head,
     ):
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         dims = tuple(embed_dim * 2**i for i in range(4))
         _check("reading", reading, tuple(READINGS))
         preset = READINGS[reading]
@@ -305,7 +315,7 @@ class PartialFormer(PyramidBackbone):
         if score == "mean_normed":
             warnings.warn("score='mean_normed' ranks tokens by rounding noise: their means are zero", stacklevel=2)
 
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
         stages, start = [], 0
         for i, dim in enumerate(dims):
             downsample = nn.Identity()
@@ -353,7 +363,7 @@ class PartialFormer(PyramidBackbone):
             elif isinstance(module, PartialAttention) and module.abstract is not None:
                 trunc_normal_(module.abstract, std=0.02)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> set[str]:
         """The abstract tokens and HeadMLP."""
         return {n for n, _ in self.named_parameters() if n.endswith(".abstract") or ".head_mlp." in n}
@@ -374,9 +384,7 @@ def _conv3_stem(in_chans: int, dim: int, dd: dict) -> nn.Sequential:
 
 
 def _conv7_stem(in_chans: int, dim: int, dd: dict) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_chans, dim, 7, stride=4, padding=3, **dd), LayerNorm2d(dim, eps=EPS, **dd)
-    )
+    return nn.Sequential(nn.Conv2d(in_chans, dim, 7, stride=4, padding=3, **dd), LayerNorm2d(dim, eps=EPS, **dd))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

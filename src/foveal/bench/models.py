@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -119,7 +120,7 @@ def _build(name: str, size: tuple[int, int]) -> nn.Module:
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
     config = timm.get_pretrained_cfg(name)
-    args = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    args: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
     return timm.create_model(name, **args).eval()
 
 

@@ -76,9 +76,7 @@ def bench(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("building", total=rounds)
-        results = measure(
-            models, setting, lambda done: progress.update(task, completed=done, description="measuring")
-        )
+        results = measure(models, setting, lambda done: progress.update(task, completed=done, description="measuring"))
     where = environment(setting)
     if as_json:
         print(json.dumps({"environment": where, "setting": asdict(setting), "results": [asdict(r) for r in results]}))

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
@@ -40,7 +40,7 @@ def predict(
     return _predict(run, pictures, top, json, on_bad_image)
 
 
-def load_run(folder: Path) -> torch.nn.Module:
+def load_run(folder: Path) -> Any:
     """The model of a run's folder, in evaluation mode; raises UserError."""
     weights = folder / "best" if (folder / "best").is_dir() else folder
     if not (weights / "config.json").is_file() or not (weights / "model.safetensors").is_file():
@@ -54,7 +54,7 @@ def _predict(run: Path, pictures: tuple[Path, ...], top: int, as_json: bool, on_
     if top < 1:
         raise UserError(f"top must be at least 1, got {top}")
     model = load_run(run)
-    transform = create_transform(**resolve_model_data_config(model))
+    transform: Any = create_transform(**resolve_model_data_config(model))
     names = model.pretrained_cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
     table = Table("picture", *(f"{i + 1}." for i in range(min(top, len(names)))))
     for path in pictures:

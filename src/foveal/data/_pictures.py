@@ -93,6 +93,9 @@ class Shuffle(Sampler[int]):
     def __init__(self, length: int, seed: int):
         self.length, self.seed, self.epoch = length, seed, 0
 
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def __len__(self) -> int:
         return self.length
 
@@ -109,7 +112,7 @@ def make_loader(
     workers: int = 0,
     shuffle_seed: int | None = None,
 ) -> DataLoader:
-    """Batches of ``collate``; shuffled when a seed is given, and then without a last partial batch if there are more."""
+    """Batches of ``collate``; with a seed shuffled, and without a last partial batch if there are others."""
     return DataLoader(
         Transformed(pictures, transform),
         batch_size=batch_size,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from pathlib import Path
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .._errors import UserError
+from ..tasks import Task
 from .checkpoint import save_model
 from .progress import RunLog
 from .run import Run
@@ -24,7 +25,7 @@ def learning_rate(run: Run, epoch: float) -> float:
     return run.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def train(run: Run, task: nn.Module, train_loader: DataLoader, val_loader: DataLoader, log: RunLog) -> dict[str, float]:
+def train(run: Run, task: Task, train_loader: DataLoader, val_loader: DataLoader, log: RunLog) -> dict[str, float]:
     """Train ``task`` as ``run`` says and write ``best/`` into the run's folder whenever top-1 improves.
 
     Returns:
@@ -38,10 +39,11 @@ def train(run: Run, task: nn.Module, train_loader: DataLoader, val_loader: DataL
     optimizer = create_optimizer_v2(task.model, opt="adamw", lr=run.lr, weight_decay=run.weight_decay)
     averaged = ModelEmaV3(task, decay=run.ema_decay) if run.ema_decay else None
     parameters = list(task.parameters())
+    sampler: Any = train_loader.sampler  # a pure function of the epoch, as DistributedSampler
     figures, best, step = {}, -1.0, 0
     for epoch in range(run.epochs):
         task.train()
-        train_loader.sampler.epoch = epoch
+        sampler.set_epoch(epoch)
         started, images, losses = time.monotonic(), 0, []
         for batch in train_loader:
             log.bad_images(batch["bad"], run.on_bad_image)
@@ -66,7 +68,7 @@ def train(run: Run, task: nn.Module, train_loader: DataLoader, val_loader: DataL
         if not losses:
             raise UserError("no picture of the training set could be read")
         rate = images / (time.monotonic() - started)
-        evaluated = averaged.module if averaged is not None else task
+        evaluated: Any = averaged.module if averaged is not None else task
         figures = {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "lr": optimizer.param_groups[0]["lr"]}
         figures |= evaluate(run, evaluated, val_loader, log) | {"images_per_second": rate}
         log.metrics(figures)
@@ -76,7 +78,7 @@ def train(run: Run, task: nn.Module, train_loader: DataLoader, val_loader: DataL
     return figures
 
 
-def evaluate(run: Run, task: nn.Module, loader: DataLoader, log: RunLog) -> dict[str, float]:
+def evaluate(run: Run, task: Task, loader: DataLoader, log: RunLog) -> dict[str, float]:
     """The task's metric over a loader, in evaluation mode."""
     device = next(task.parameters()).device
     task.eval()

@@ -72,7 +72,7 @@ def _measure(model: str, args: tuple[tuple[str, Any], ...], size: tuple[int, int
     The model stands on the meta device, where the operators of a forward pass have shapes and take no time.
     """
     with torch.device("meta"):
-        built = timm.create_model(model, **dict(args))
+        built: Any = timm.create_model(model, **dict(args))
     upper = measure.upper_macs(built, size) if isinstance(built, EMSNet) else 0
     cost = Cost(measure.parameters(built), measure.thesis_macs(built, size))
     return cost, upper, [info["num_chs"] for info in built.feature_info]

@@ -1,7 +1,7 @@
 """What two families share, and nothing else; timm's and torchvision's layers are used where they exist."""
 
 from ._conv import ConvMlp, ConvNorm, DepthwiseConv, ResidualDWConv
-from ._fast import Linear, fused_linear, is_exporting, is_fast_path
+from ._fast import Linear, is_exporting, is_fast_path, notrace
 from ._init import init_tokens
 from ._pyramid import PyramidBackbone, Stage
 
@@ -13,8 +13,8 @@ __all__ = [
     "PyramidBackbone",
     "ResidualDWConv",
     "Stage",
-    "fused_linear",
     "init_tokens",
     "is_exporting",
     "is_fast_path",
+    "notrace",
 ]

@@ -9,13 +9,12 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_module
 from torch import nn
 
-from ._fast import Linear, fused_linear, has_onednn, is_fast_path
+from ._fast import Linear, fused_linear, has_onednn, is_fast_path, notrace
 
 
-@register_notrace_module
+@notrace
 class ConvNorm(nn.Module):
     """Convolution, BatchNorm and, with ``act``, GELU, [B, C, H, W] -> [B, C', H', W'].
 
@@ -60,8 +59,11 @@ class ConvNorm(nn.Module):
     @torch.jit.unused
     def forward_fast(self, x: torch.Tensor) -> torch.Tensor:
         """The definition in one convolution, or one linear layer where the kernel is 1x1."""
-        conv, norm, mean = self.conv, self.norm, self.norm.running_mean
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        conv, norm = self.conv, self.norm
+        mean, var = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert var is not None
+        scale = norm.weight * (var + norm.eps).rsqrt()
         shift = norm.bias - (mean if conv.bias is None else mean - conv.bias) * scale
         weight = conv.weight * scale.view(-1, 1, 1, 1)
         if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
@@ -70,7 +72,12 @@ class ConvNorm(nn.Module):
 
 
 def fused_conv(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int = 1, groups: int = 1, gelu: bool = False
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Optional[torch.Tensor],
+    stride: int = 1,
+    groups: int = 1,
+    gelu: bool = False,
 ) -> torch.Tensor:
     """``F.conv2d`` with "same" padding, then GELU if wanted, on the fast path: fused by oneDNN where it exists."""
     pad = weight.shape[-1] // 2
@@ -86,15 +93,13 @@ class DepthwiseConv(nn.Conv2d):
     """Depthwise convolution with bias and "same" zero padding, [B, H, W, C] -> [B, H, W, C]."""
 
     def __init__(self, dim: int, kernel_size: int = 3, device=None, dtype=None):
-        super().__init__(
-            dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype
-        )
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
 
 
-@register_notrace_module
+@notrace
 class ResidualDWConv(nn.Module):
     """x + DWConv(x), [B, H, W, C] -> [B, H, W, C]: the conditional positional encoding of CPVT, among others.
 
@@ -114,15 +119,14 @@ class ResidualDWConv(nn.Module):
         return x + self.conv(x)
 
 
-@register_notrace_module
+@notrace
 class ConvMlp(nn.Module):
     """Linear -> depthwise 3x3 convolution -> GELU -> Linear, [B, H, W, C] -> [B, H, W, C].
 
     The convolution between the two layers is needed by every parameter count of Tables 4.2, 4.3, 4.9 and 5.1, and
     absent from the row "Pure MLP" of Table 4.9 and from EMSNet (``dwconv=False``).
 
-    The fast path fuses GELU into what stands before it. Hidden channels do not see one another, so a large hidden map is
-    made, used and dropped a group of channels at a time: the same sums in another order, in memory that stays in cache.
+    The fast path fuses GELU into what stands before it, and the addition of a shortcut into the second layer.
     """
 
     def __init__(
@@ -137,14 +141,14 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if is_fast_path(x):
-            return self.forward_fast(x)
+            return self.forward_fast(x, None)
         x = self.fc1(x)
         if self.dwconv is not None:
             x = self.dwconv(x)
         return self.fc2(self.act(x))
 
     @torch.jit.unused
-    def forward_fast(self, x: torch.Tensor, shortcut: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def forward_fast(self, x: torch.Tensor, shortcut: Optional[torch.Tensor]) -> torch.Tensor:
         """The definition, plus a shortcut."""
         fc1, conv, fc2 = self.fc1, self.dwconv, self.fc2
         x = fused_linear(x, fc1.weight, fc1.bias, gelu=conv is None)

@@ -1,13 +1,21 @@
 """When a layer may compute its definition in another, exactly equal and faster way."""
 
-from typing import Optional
+from typing import Optional, TypeVar
 
 import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import nn
 
+M = TypeVar("M", bound=type[nn.Module])
+
 ONEDNN_MACS = 2**22  # multiply-adds of a product from which oneDNN's kernels outweigh their cost per call
+
+
+def notrace(cls: M) -> M:
+    """Class decorator: FX takes the module as a leaf, since its forward branches on sizes or on ``is_fast_path``."""
+    register_notrace_module(cls)
+    return cls
 
 
 def is_exporting() -> bool:
@@ -15,7 +23,7 @@ def is_exporting() -> bool:
     if torch.jit.is_scripting():
         return False
     else:  # noqa: RET505 - TorchScript would compile what follows a bare return
-        return torch.compiler.is_exporting()
+        return bool(torch.compiler.is_exporting())
 
 
 def is_fast_path(x: torch.Tensor) -> bool:
@@ -23,7 +31,7 @@ def is_fast_path(x: torch.Tensor) -> bool:
     if torch.jit.is_scripting() or torch.jit.is_tracing():
         return False
     else:  # noqa: RET505 - as above
-        return (
+        return bool(
             x.device.type == "cpu"
             and x.dtype == torch.float32
             and not torch.is_grad_enabled()
@@ -34,7 +42,7 @@ def is_fast_path(x: torch.Tensor) -> bool:
 
 def has_onednn() -> bool:
     """Whether this build of PyTorch has oneDNN's fused operators, and may use them."""
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def fused_linear(
@@ -59,14 +67,14 @@ def fused_linear(
     return F.gelu(x) if gelu else x
 
 
-@register_notrace_module
+@notrace
 class Linear(nn.Linear):
     """``nn.Linear`` that takes the faster of two kernels on the fast path."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if is_fast_path(x):
-            return self.forward_fast(x)
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if is_fast_path(input):
+            return self.forward_fast(input)
+        return F.linear(input, self.weight, self.bias)
 
     @torch.jit.unused
     def forward_fast(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ channels-last memory, whatever the memory format of the input: on CPU, and in ha
 one, and in it a map is also a list of tokens.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple, Union  # noqa: UP035 - TorchScript reads these
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.layers import NormMlpClassifierHead, get_device_dtype
@@ -19,7 +19,8 @@ def check_images(x: torch.Tensor, in_chans: int) -> None:
     """Raise ValueError unless ``x`` is a batch of images [B, in_chans, H, W] with H, W >= 32."""
     if x.dim() != 4 or x.shape[1] != in_chans:
         raise ValueError(
-            f"expected images [B, {in_chans}, H, W], got {list(x.shape)}; other channel counts need a model made with in_chans="
+            f"expected images [B, {in_chans}, H, W], got {list(x.shape)}; "
+            "for other channels make the model with in_chans="
         )
     if x.shape[2] < 32 or x.shape[3] < 32:
         raise ValueError(f"expected images of at least 32x32 pixels, got {x.shape[2]}x{x.shape[3]}")
@@ -89,8 +90,8 @@ class PyramidBackbone(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.tap_norms = nn.ModuleList(tap_norms or [nn.Identity() for _ in dims])
         self.final = final
-        self.feature_info = [
-            dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
+        self.feature_info: List[dict[str, Any]] = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
         self.num_features = num_features
         self.head = NormMlpClassifierHead(
@@ -107,12 +108,12 @@ class PyramidBackbone(nn.Module):
         self.head_hidden_size = self.head.num_features
         self.final_is_norm = num_features == dims[-1]
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> set[str]:
         """Parameters of two or more dimensions that should not decay (one-dimensional ones never do in timm)."""
         return set()
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that sort parameters into layers, for timm's layer-wise decay."""
         if coarse:
@@ -129,20 +130,19 @@ class PyramidBackbone(nn.Module):
             ],
         )
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass instead of keeping them."""
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def get_classifier(self) -> nn.Module:
         """The last linear layer, or ``nn.Identity`` without classes."""
         return self.head.fc
 
-    def reset_classifier(
-        self, num_classes: int, global_pool: Optional[str] = None, reset_other: bool = False
-    ) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None, reset_other: bool = False) -> None:
         """Replace the classifier; keep the pooling unless told; ``reset_other`` drops the hidden layer too."""
         self.num_classes = num_classes
         self.head.reset(

@@ -8,16 +8,14 @@ from ..engine import Run
 def quickstart() -> Run:
     """A small PartialFormer on the built-in pictures, in about five minutes on two CPU cores.
 
-    Model: PartialFormer with C = 16, one block in stages 1, 2 and 4 and two in stage 3 (0.5 M parameters), at 64 pixels.
+    Model: PartialFormer with C = 16, one block in stages 1, 2 and 4 and two in stage 3 (0.5 M parameters), 64 pixels.
     Data: 10,000 training and 2,000 validation pictures of Fashion-MNIST. Optimiser: AdamW, batch 128, cosine schedule,
     averaged weights. Augmentation: crops of at least 60 % of the area, flips, label smoothing 0.1.
     """
     return Run(
         recipe="quickstart",
         model="partialformer_b0",
-        model_args=dict(
-            embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8], head_hidden=256, drop_path_rate=0.0
-        ),
+        model_args=dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8], head_hidden=256, drop_path_rate=0.0),
         data="fashion",
         out=Path("runs/quickstart"),
         image_size=64,

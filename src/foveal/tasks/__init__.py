@@ -1,5 +1,6 @@
 """Tasks: a model with its losses, predictions and metric."""
 
+from ._task import Metric, Task
 from .classification import Classification
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "Metric", "Task"]

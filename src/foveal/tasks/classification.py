@@ -7,13 +7,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import create_transform, resolve_model_data_config
-from torch import nn
 
 from .._errors import unknown
 from ..metrics import Accuracy
+from ._task import Task
 
 
-class Classification(nn.Module):
+class Classification(Task):
     """A timm classifier, cross-entropy and accuracy.
 
     Args:
@@ -64,18 +64,14 @@ class Classification(nn.Module):
         Training crops at random (at least 60 % of the area) and flips.
         """
         config = resolve_model_data_config(self.model) | {"input_size": (3, self.image_size, self.image_size)}
-        if not train:
-            return create_transform(**{k: v for k, v in config.items() if k in _EVAL_KEYS} | {"crop_pct": 1.0})
-        return create_transform(
-            config["input_size"],
-            is_training=True,
-            scale=(0.6, 1.0),
-            ratio=(0.8, 1.25),
-            color_jitter=None,
-            mean=config["mean"],
-            std=config["std"],
-            interpolation="bilinear",
-        )
+        chosen: dict[str, Any] = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
+        if train:
+            chosen |= dict(is_training=True, scale=(0.6, 1.0), ratio=(0.8, 1.25), color_jitter=None)
+            chosen |= dict(interpolation="bilinear")
+        else:
+            chosen |= dict(crop_pct=1.0)
+        transform: Any = create_transform(**chosen)
+        return transform
 
     def config(self) -> dict[str, Any]:
         """What timm's config.json says beside the weights: classes and preprocessing."""
@@ -85,6 +81,3 @@ class Classification(nn.Module):
                 input_size=(3, self.image_size, self.image_size), test_input_size=None, crop_pct=1.0, pool_size=None
             ),
         )
-
-
-_EVAL_KEYS = ("input_size", "interpolation", "mean", "std")
