@@ -21,7 +21,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import register_model
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, is_fast_path, notrace
+from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, is_exporting, is_fast_path, notrace
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -69,6 +69,11 @@ class Propagation(nn.Module):
         self.weight = nn.Parameter(torch.empty(patch_size, 1, patch_size, dim, device=device, dtype=dtype))
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        if is_exporting():  # sizes may be symbols, of which a crop would guess whether it crops
+            patch = self.weight.shape[0]
+            y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+            weight = self.weight[y % patch, 0][:, x_ % patch]  # [H, W, C]
+            return x[:, y // patch][:, :, x_ // patch] * weight
         if is_fast_path(x):
             x = (x[:, :, None, :, None] * self.weight).flatten(3, 4).flatten(1, 2)  # [B, h, p, w, p, C]
         else:
@@ -111,6 +116,9 @@ class CMHSA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
+        exporting = is_exporting()
+        if exporting:  # sizes may be symbols, and no number of windows may be 1: one more window, which gives nothing
+            x = F.pad(x, (0, 0, 0, 2, 0, 2))
         s = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
         attn = self.attn(s).view(B, h, w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
@@ -119,7 +127,13 @@ class CMHSA(nn.Module):
         v = v.reshape(B, h, w, self.num_heads, C // self.num_heads, 9).transpose(-2, -1)
         x = attn @ v  # [B, h, w, heads, 9, C/heads], eq. 3.10
         x = x.unflatten(4, (3, 3)).permute(0, 1, 4, 2, 5, 3, 6)  # [B, h, 3, w, 3, heads, C/heads]
+        if exporting:
+            rows, cols = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
+            real = (rows < (H + 1) // 2)[:, None] & (cols < (W + 1) // 2)
+            x = x * real[:, None, :, None, None, None]
         x = fold_axis(fold_axis(x, 1), 2).flatten(3)  # [B, 2h, 2w, C]
+        if exporting:
+            return self.proj(x[:, torch.arange(H, device=x.device)][:, :, torch.arange(W, device=x.device)])
         return self.proj(x[:, :H, :W])
 
 
@@ -129,8 +143,8 @@ def fold_axis(taps: torch.Tensor, dim: int) -> torch.Tensor:
     Position 2i lies in the middle of window i; position 2i + 1 is the last of window i and the first of window i + 1.
     """
     first, middle, last = taps.unbind(dim + 1)
-    beyond = torch.zeros_like(first.narrow(dim, 0, 1))
-    following = torch.cat((first.narrow(dim, 1, first.shape[dim] - 1), beyond), dim)
+    after = [0, 0] * (first.dim() - 1 - dim) + [0, 1]
+    following = F.pad(first, after).narrow(dim, 1, first.shape[dim])
     return torch.stack((middle, last + following), dim + 1).flatten(dim, dim + 1)
 
 

@@ -82,34 +82,40 @@ class MATAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
-        exporting = is_exporting()  # shapes may be symbols then: no branch on them
-        wh, ww = self.window_size, self.window_size
-        if not exporting:
+        wh = ww = self.window_size
+        whole, spare = False, 1
+        if not is_exporting():  # where sizes may be symbols: no branch on them, and no size that could be 1
             wh, ww = min(wh, H), min(ww, W)  # nothing to pad on maps smaller than a window
+            whole, spare = H % wh == 0 and W % ww == 0, 0
         rows, cols = (H + wh - 1) // wh, (W + ww - 1) // ww
+        num_windows = rows * cols + spare
 
         # Token merging: project, then cut into windows, [B*Nw, h, w*w, d] each.
         t = self.qkv(x)
         mask: Optional[torch.Tensor] = None
-        windows = t
-        if exporting or H % wh > 0 or W % ww > 0:
-            windows = F.pad(t, (0, 0, 0, cols * ww - W, 0, rows * wh - H))
-            mask = self.real_keys(B, H, W, wh, ww, x.device)
-        windows = windows.view(B, rows, wh, cols, ww, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        q, k, v = windows.reshape(3, B * rows * cols, self.num_heads, wh * ww, -1).unbind(0)
+        back: Optional[torch.Tensor] = None
+        if whole:
+            windows = t.view(B, rows, wh, cols, ww, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        else:
+            order, real, back = window_order(H, W, wh, ww, num_windows, x.device)
+            windows = t.flatten(1, 2)[:, order].view(B, num_windows, wh * ww, 3, self.num_heads, -1)
+            windows = windows.permute(3, 0, 1, 4, 2, 5)
+            mask = self.real_keys(B, real.view(num_windows, 1, 1, wh * ww))
+        q, k, v = windows.reshape(3, B * num_windows, self.num_heads, wh * ww, -1).unbind(0)
         if not self.mix:
             y = self.attend(q, k, v, mask)
-            return self.proj(self.unwindow(y, H, W, wh, ww).reshape(B, H, W, C))
+            return self.proj(self.unwindow(y, back, B, H, W, wh, ww).reshape(B, H, W, C))
 
         # Token abstraction (eq. 4.1, 4.2): the abstract token reads its window as one more query.
         abstract = self.abstract.expand(q.shape[0], -1, -1, -1)
         if self.abstract_kv:
             k, v = torch.cat((k, abstract), dim=2), torch.cat((v, abstract), dim=2)
         y = self.attend(torch.cat((q, abstract), dim=2), k, v, mask)
-        image = self.unwindow(y[:, :, :-1], H, W, wh, ww)  # X', [B, H, W, h, d]
-        a = y[:, :, -1].reshape(B, rows * cols, C)  # A'
+        image = self.unwindow(y[:, :, :-1], back, B, H, W, wh, ww)  # X', [B, H, W, h, d]
+        a = y[:, :, -1].reshape(B, num_windows, C)  # A'
+        mask = (torch.arange(num_windows, device=x.device) < rows * cols)[None] if spare else None  # [1, Nw]
 
-        if rows * cols == 1 and is_fast_path(x):
+        if num_windows == 1 and is_fast_path(x):
             # One window: both softmaxes run over one key, so Z is the value of the only mixed token.
             a = self.mix_proj(F.linear(a, self.mix_qkv.weight[2 * C :], self.mix_qkv.bias[2 * C :]))
             z = F.linear(a, self.fuse_kv.weight[C:], self.fuse_kv.bias[C:])
@@ -117,12 +123,12 @@ class MATAttention(nn.Module):
 
         # Mixing abstract tokens (eq. 4.3, 4.4).
         q, k, v = self.split_heads(self.mix_qkv(a), 3).unbind(0)
-        a = self.mix_proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # [B, Nw, C]
+        a = self.mix_proj(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))  # [B, Nw, C]
 
         # Token fusion (eq. 4.5): every image token reads all mixed tokens with the query of eq. 4.2.
         q = self.split_heads(t[..., :C].flatten(1, 2), 1)[0]
         k, v = self.split_heads(self.fuse_kv(a), 2).unbind(0)
-        z = self.read(q, k, v).transpose(1, 2)  # [B, H*W, h, d]
+        z = self.read(q, k, v, mask).transpose(1, 2)  # [B, H*W, h, d]
         return self.proj((image + z.view(image.shape)).flatten(3))
 
     def attend(
@@ -136,33 +142,59 @@ class MATAttention(nn.Module):
             attn = attn.masked_fill(~mask, float("-inf"))
         return attn.softmax(dim=-1) @ v
 
-    def read(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
         """``attend`` for many queries and few keys; a softmax over a middle axis vectorises over the queries."""
         if self.fused_attn and q.is_cuda:
-            return F.scaled_dot_product_attention(q, k, v)
-        attn = ((k * self.scale) @ q.transpose(-2, -1)).softmax(dim=-2)  # [B, h, Nw, N]
-        return attn.transpose(-2, -1) @ v
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attn = (k * self.scale) @ q.transpose(-2, -1)  # [B, h, Nw, N]
+        if mask is not None:
+            attn = attn.masked_fill(~mask.transpose(-2, -1), float("-inf"))
+        return attn.softmax(dim=-2).transpose(-2, -1) @ v
 
     def split_heads(self, x: torch.Tensor, parts: int) -> torch.Tensor:
         """[B, N, parts*C] -> [parts, B, h, N, d]."""
         return x.view(x.shape[0], x.shape[1], parts, self.num_heads, -1).permute(2, 0, 3, 1, 4)
 
-    def unwindow(self, x: torch.Tensor, height: int, width: int, wh: int, ww: int) -> torch.Tensor:
+    def unwindow(
+        self, x: torch.Tensor, back: Optional[torch.Tensor], batch: int, height: int, width: int, wh: int, ww: int
+    ) -> torch.Tensor:
         """Windows of (wh, ww), [B*Nw, h, wh*ww, d] -> [B, H, W, h, d], without the padding."""
-        rows, cols = (height + wh - 1) // wh, (width + ww - 1) // ww
-        x = x.view(-1, rows, cols, self.num_heads, wh, ww, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
-        return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        if back is not None:
+            x = x.transpose(1, 2).reshape(batch, -1, self.num_heads, x.shape[-1])[:, back]
+            return x.view(batch, height, width, self.num_heads, -1)
+        x = x.view(batch, height // wh, width // ww, self.num_heads, wh, ww, x.shape[-1])
+        return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
 
-    def real_keys(self, batch: int, height: int, width: int, wh: int, ww: int, device: torch.device) -> torch.Tensor:
-        """True where a key is a token and not padding, [B*Nw, 1, 1, keys]."""
-        rows, cols = (height + wh - 1) // wh, (width + ww - 1) // ww
-        inside_y = torch.arange(rows * wh, device=device) < height
-        inside_x = torch.arange(cols * ww, device=device) < width
-        real = (inside_y[:, None] & inside_x).view(rows, wh, cols, ww).transpose(1, 2)
-        real = real.reshape(rows * cols, 1, 1, wh * ww)
+    def real_keys(self, batch: int, real: torch.Tensor) -> torch.Tensor:
+        """True where a key is no padding, [Nw, 1, 1, wh*ww] -> [B*Nw, 1, 1, keys]; an abstract token is real."""
         if self.abstract_kv:
             real = F.pad(real, (0, 1), value=True)
         return real.repeat(batch, 1, 1, 1)
+
+
+def window_order(
+    height: int, width: int, wh: int, ww: int, num_windows: int, device: torch.device
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions of a map in the order of its windows, row by row in both.
+
+    Windows beyond the map repeat its last position.
+
+    Returns:
+        The position at each place of each window [Nw*wh*ww], whether it is no padding [Nw*wh*ww], and the place of each
+        position [H*W].
+    """
+    cols = (width + ww - 1) // ww
+    place = torch.arange(num_windows * wh * ww, device=device)
+    window, inside = place // (wh * ww), place % (wh * ww)
+    y, x = window // cols * wh + inside // ww, window % cols * ww + inside % ww
+    order = y.clamp(max=height - 1) * width + x.clamp(max=width - 1)
+    real = ((y < height) & (x < width)) | (window >= (height + wh - 1) // wh * cols)
+    position = torch.arange(height * width, device=device)
+    y, x = position // width, position % width
+    back = (y // wh * cols + x // ww) * (wh * ww) + y % wh * ww + x % ww
+    return order, real, back
 
 
 @notrace

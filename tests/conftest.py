@@ -1,0 +1,43 @@
+"""What the tests share: our models, found in timm's registry, and weights that make every operator count."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import foveal  # noqa: F401 - registers the models
+
+MODELS = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("foveal.")]
+TINY = [name for name in MODELS if name.startswith("test_")]
+SMALL = ["emsnet_xxtiny", "mat_1", "partialformer_b0"]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Unit-scale weights, biases and running statistics: at their initial values many branches are nearly silent."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            nn.init.normal_(parameter, std=max(1, parameter[0].numel()) ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.3)
+        else:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def create(name: str, **args) -> nn.Module:
+    """A model with unit-scale weights in evaluation mode."""
+    return randomize(timm.create_model(name, **args)).eval()
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    """Whether the largest difference is within ``tolerance`` of the largest value."""
+    return (a - b).abs().max() <= tolerance * b.abs().max()
