@@ -264,7 +264,9 @@ class BilinearPatchEmbed(nn.Module):
 
     def positions(self, x: torch.Tensor) -> torch.Tensor:
         """Where each output cell samples the map: [B, H', W', 2] as (x, y) in pixels; [0, 0] is the first pixel."""
-        offset = self.offset(self.act(self.offset_dwconv(x)).permute(0, 2, 3, 1)).float()
+        offset = self.offset(self.act(self.offset_dwconv(x)).permute(0, 2, 3, 1))
+        if offset.dtype != torch.float64:
+            offset = offset.float()  # a half-precision position would be off by pixels
         centre_x = torch.arange(offset.shape[2], device=x.device) * 2 + 0.5
         centre_y = torch.arange(offset.shape[1], device=x.device) * 2 + 0.5
         return torch.stack((offset[..., 0] + centre_x, offset[..., 1] + centre_y[:, None]), dim=-1)
@@ -273,7 +275,7 @@ class BilinearPatchEmbed(nn.Module):
         """Bilinear samples of [B, C, H, W] at the positions, clamped to the map, [B, C, H', W']."""
         size = torch.tensor([x.shape[3], x.shape[2]], device=x.device)
         grid = (2 * positions + 1) / size - 1
-        s = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+        s = F.grid_sample(x.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
         return s.to(x.dtype)
 
 
