@@ -3,11 +3,11 @@
 The definition is held to it in float64 with all gradients, the fast path in float32.
 """
 
-import literal
 import pytest
 import torch
-from conftest import close, create
 
+import literal
+from conftest import close, create
 from foveal.backbones import emsnet, mat, partialformer
 from foveal.layers import _conv, _fast
 

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class UserError(ValueError):
-    """Bad input: its message says in one line what was wrong and what would be right."""
+class UserError(Exception):
+    """Bad input: its message says in one line what was wrong and what would be right.
+
+    Not a ValueError, which tyro would catch and print in a frame.
+    """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

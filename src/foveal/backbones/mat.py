@@ -188,11 +188,13 @@ def window_order(
     cols = (width + ww - 1) // ww
     place = torch.arange(num_windows * wh * ww, device=device)
     window, inside = place // (wh * ww), place % (wh * ww)
-    y, x = window // cols * wh + inside // ww, window % cols * ww + inside % ww
+    row = window // cols
+    y, x = row * wh + inside // ww, (window - row * cols) * ww + inside % ww  # ONNX has no % by a symbol
     order = y.clamp(max=height - 1) * width + x.clamp(max=width - 1)
     real = ((y < height) & (x < width)) | (window >= (height + wh - 1) // wh * cols)
     position = torch.arange(height * width, device=device)
-    y, x = position // width, position % width
+    y = position // width
+    x = position - y * width
     back = (y // wh * cols + x // ww) * (wh * ww) + y % wh * ww + x % ww
     return order, real, back
 

@@ -6,7 +6,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from .._errors import unknown
+from .._errors import UserError, unknown
 from ..data import load_data, make_loader
 from ..engine import Run, RunLog, create_run_folder, train
 from ..recipes import RECIPES
@@ -31,9 +31,14 @@ def train_run(run: Run, console: Console) -> dict[str, float]:
     train_pictures, val_pictures = load_data(run.data, run.root)
     torch.manual_seed(run.seed)
     check_device(run.device)
-    task = Classification(
-        run.model, train_pictures.classes, run.image_size, model_args=run.model_args, smoothing=run.smoothing
-    )
+    try:
+        task = Classification(
+            run.model, train_pictures.classes, run.image_size, model_args=run.model_args, smoothing=run.smoothing
+        )
+        task.eval().predict(torch.zeros(1, 3, run.image_size, run.image_size))  # fails before there is a run folder
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{run.model} does not run at this setting: {reason}") from error
     train_loader = make_loader(
         train_pictures, task.transform(train=True), run.batch_size, workers=run.workers, shuffle_seed=run.seed
     )

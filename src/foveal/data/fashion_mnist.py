@@ -5,6 +5,7 @@ written by scripts/make_fashion_mnist.py.
 """
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         data = gzip.decompress(zipped.read_bytes()) if zipped.exists() else path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"missing {path} (or {zipped.name}); --root names the folder of the four IDX files") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {zipped}: {error}") from None
     shape = tuple(int.from_bytes(data[4 * i + 4 : 4 * i + 8], "big") for i in range(ndim))
     if data[:4] != bytes((0, 0, 8, ndim)) or len(data) != 4 + 4 * ndim + int(np.prod(shape)):

@@ -1,0 +1,96 @@
+"""Our models in the libraries that speak timm: timm's own checks, segmentation_models.pytorch, Hugging Face."""
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from timm.models._registry import _model_pretrained_cfgs
+from transformers import TimmBackbone, TimmBackboneConfig, TimmWrapperConfig, TimmWrapperForImageClassification
+
+from conftest import TINY, close, create
+
+SEGMENTED = ["emsnet_tiny", "mat_2", "partialformer_b1"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_timm_conventions(name):
+    """The fast part of timm's tests/test_models.py; scripts/run_timm_tests.py runs the whole."""
+    model = timm.create_model(name)
+    cfg = model.default_cfg
+    assert f"{name}.untrained" in _model_pretrained_cfgs
+    names = dict(model.named_parameters())
+    assert f"{cfg['first_conv']}.weight" in names
+    assert f"{cfg['classifier']}.weight" in names
+    size = cfg["input_size"]
+    images = torch.randn(1, *size)
+    with torch.inference_mode():
+        features = model.forward_features(images)
+        assert features.shape[-2:] == cfg["pool_size"]
+        assert model(images).shape == (1, cfg["num_classes"])
+    assert timm.list_models(name) == [name]
+    assert timm.is_model(name)
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+
+
+@pytest.mark.parametrize("out_indices", [(3,), (0, 2), (-2, -1)])
+def test_feature_levels_are_chosen(out_indices):
+    for name in TINY:
+        model = timm.create_model(name, features_only=True, out_indices=out_indices).eval()
+        with torch.inference_mode():
+            levels = model(torch.randn(1, 3, 64, 96))
+        assert len(levels) == len(out_indices)
+        for level, channels, stride in zip(
+            levels, model.feature_info.channels(), model.feature_info.reduction(), strict=True
+        ):
+            assert level.shape == (1, channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("decoder", [smp.Unet, smp.FPN, smp.UPerNet])
+@pytest.mark.parametrize("name", SEGMENTED)
+def test_segmentation_models_pytorch(name, decoder):
+    model = decoder(f"tu-{name}", encoder_weights=None, classes=5).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 96, 160)).shape == (1, 5, 96, 160)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_hugging_face_backbone(name):
+    backbone = TimmBackbone(TimmBackboneConfig(backbone=name, use_pretrained_backbone=False, out_indices=(0, 1, 2, 3)))
+    with torch.inference_mode():
+        maps = backbone.eval()(torch.randn(1, 3, 64, 96)).feature_maps
+    assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_hugging_face_classifier(name, tmp_path):
+    config = TimmWrapperConfig(architecture=name, num_labels=4)
+    model = TimmWrapperForImageClassification(config).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        logits = model(images).logits
+        assert logits.shape == (2, 4)
+        model.save_pretrained(tmp_path)
+        again = TimmWrapperForImageClassification.from_pretrained(tmp_path).eval()
+        assert close(again(images).logits, logits, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize("name", TINY)
+def test_onnx_runtime_agrees_at_every_size(name, tmp_path):
+    """One file for all batches, heights and widths."""
+    import onnxruntime
+
+    model = create(name, features_only=True)
+    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.onnx.export(
+        model, (torch.randn(2, 3, 224, 256),), dynamic_shapes=(dynamic,), dynamo=True, opset_version=20, verbose=False
+    )
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for shape in [(1, 3, 224, 224), (3, 3, 193, 257)]:
+        images = torch.randn(shape)
+        outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        with torch.inference_mode():
+            for output, level in zip(outputs, model(images), strict=True):
+                assert close(torch.from_numpy(output), level, 1e-4)
