@@ -3,8 +3,8 @@
     python scripts/bench_fast_paths.py [ROUNDS]
 
 Times one model of each family against the literal sequence of its equations (tests/literal.py) and against itself with
-one fast path left out, all interleaved in one run: one thread, float32, batch 1, 224 pixels. Prints each time divided by
-that of the model as it is.
+one fast path left out, all interleaved in one run: one thread, float32, batch 1, 224 pixels. Prints each time divided
+by that of the model as it is.
 """
 
 import sys

@@ -81,11 +81,16 @@ def test_nothing_of_a_machine_is_committed():
 
 
 def test_constraints_pin_every_dependency():
-    pinned = {
-        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    }
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     needed = re.findall(r'^    "([a-z-]+)[>=\["]', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert {name for name in needed if name != "foveal"} <= pinned
+
+
+def test_ci_runs_the_command_of_the_readme():
+    command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+    assert command.endswith("-m pytest -q")
+    assert command in (ROOT / "README.md").read_text().splitlines()
 
 
 def test_readme_commands_are_known():
