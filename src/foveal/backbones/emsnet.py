@@ -21,7 +21,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import register_model
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, is_exporting, is_fast_path, notrace
+from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, four_stages, is_exporting, is_fast_path, notrace
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -365,6 +365,7 @@ class EMSNet(PyramidBackbone):
         dtype=None,
         **head,
     ):
+        four_stages(embed_dims=embed_dims, depths=depths, mlp_ratios=mlp_ratios)
         if mixer not in MIXERS:
             raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
         if whiten_axis not in ("spatial", "channel"):

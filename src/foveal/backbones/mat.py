@@ -26,6 +26,7 @@ from ..layers import (
     PyramidBackbone,
     ResidualDWConv,
     Stage,
+    four_stages,
     init_tokens,
     is_exporting,
     is_fast_path,
@@ -307,6 +308,7 @@ class MAT(PyramidBackbone):
         patch_embed: ``bilinear``, ``conv`` (3x3) or ``merge`` (2x2 patches); Table 4.9.
         pe_dwconv: residual depthwise convolution in the bilinear patch embedding; False is the text to the letter.
         abstract_kv: the abstract token is a key and a value too, eq. 4.2 to the letter.
+        head_hidden: channels of the 1x1 convolution before pooling.
         drop_path_rate: stochastic depth of the last block, linear from 0 (0.05 in Table 4.10).
         **head: ``num_classes``, ``global_pool``, ``drop_rate`` of ``PyramidBackbone``.
 
@@ -335,6 +337,7 @@ class MAT(PyramidBackbone):
     ):
         dd: dict[str, Any] = dict(device=device, dtype=dtype)
         dims = tuple(embed_dim * 2**i for i in range(4))
+        four_stages(depths=depths, num_heads=num_heads, mixers=mixers)
         if unknown := set(mixers) - set(MIXERS):
             raise ValueError(f"mixers must be of {', '.join(MIXERS)}, got {', '.join(sorted(unknown))}")
         if patch_embed not in PATCH_EMBEDS:

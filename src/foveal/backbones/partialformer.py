@@ -31,6 +31,7 @@ from ..layers import (
     PyramidBackbone,
     ResidualDWConv,
     Stage,
+    four_stages,
     init_tokens,
     is_fast_path,
     notrace,
@@ -309,6 +310,7 @@ class PartialFormer(PyramidBackbone):
             raise ValueError(f"query={query!r} needs attention='partial', got {attention!r}")
         if len(fg_div) != 4 or min(fg_div) < 1:
             raise ValueError(f"fg_div must be four numbers of at least 1, got {fg_div}")
+        four_stages(depths=depths, num_heads=num_heads)
         for dim, heads in zip(dims, num_heads):
             if dim % heads:
                 raise ValueError(f"num_heads must divide the channels of a stage, got {heads} for {dim}")

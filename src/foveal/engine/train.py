@@ -71,6 +71,8 @@ def train(run: Run, task: Task, train_loader: DataLoader, val_loader: DataLoader
         evaluated: Any = averaged.module if averaged is not None else task
         figures = {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "lr": optimizer.param_groups[0]["lr"]}
         figures |= evaluate(run, evaluated, val_loader, log) | {"images_per_second": rate}
+        if math.isnan(figures["top1"]):
+            raise UserError("no picture of the validation set could be read")
         log.metrics(figures)
         if figures["top1"] > best:
             best = figures["top1"]

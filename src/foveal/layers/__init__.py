@@ -3,7 +3,7 @@
 from ._conv import ConvMlp, ConvNorm, DepthwiseConv, ResidualDWConv
 from ._fast import Linear, is_exporting, is_fast_path, notrace
 from ._init import init_tokens
-from ._pyramid import PyramidBackbone, Stage
+from ._pyramid import PyramidBackbone, Stage, four_stages
 
 __all__ = [
     "ConvMlp",
@@ -13,6 +13,7 @@ __all__ = [
     "PyramidBackbone",
     "ResidualDWConv",
     "Stage",
+    "four_stages",
     "init_tokens",
     "is_exporting",
     "is_fast_path",

@@ -26,6 +26,13 @@ def check_images(x: torch.Tensor, in_chans: int) -> None:
         raise ValueError(f"expected images of at least 32x32 pixels, got {x.shape[2]}x{x.shape[3]}")
 
 
+def four_stages(**per_stage: Sequence) -> None:
+    """Raise ValueError unless every argument has four entries, one a stage."""
+    for name, values in per_stage.items():
+        if len(values) != 4:
+            raise ValueError(f"{name} must have four entries, one for each stage, got {values}")
+
+
 class Stage(nn.Module):
     """Downsampling on [B, C, H, W], then blocks and a norm on the channels-last view [B, H', W', C'].
 
