@@ -277,10 +277,14 @@ def test_predict_skips_bad_pictures(trained, place, capsys):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_picture_stops_training(tmp_path, capsys, workers):
     # it is met in the middle of a run, whose folder stays with what was there by then
-    data = draw(tmp_path / "data", 3)
-    (data / "red" / "bad.png").write_text("text")
+    data = tmp_path / "data"
+    draw(data / "train", 3)
+    draw(data / "val", 1)
+    (data / "train" / "red" / "bad.png").write_text("text")
     args = ["train", "--out", tmp_path / "run", "--data", data, "--model", "test_mat", *SHORT, "--workers", workers]
-    assert f"cannot read picture {data}/red/bad.png: not a picture" in refused(capsys, *args)
+    said = refused(capsys, *args, "--batch-size", 13)
+    assert f"cannot read picture {data}/train/red/bad.png: not a picture" in said
+    assert "--on-bad-image skip" in said
     assert not (tmp_path / "run" / "best").exists()
 
 
@@ -289,7 +293,7 @@ def test_bad_picture_is_skipped_and_listed(tmp_path, capsys):
     for name in ("red", "blue"):
         (data / name / "bad.png").write_text("text")
     args = ["train", "--out", tmp_path / "run", "--data", data, "--model", "test_mat", *SHORT]
-    assert main([*map(str, args), "--on-bad-image", "skip", "--batch-size", "1"]) == 0
+    assert main([*map(str, args), "--on-bad-image", "skip", "--batch-size", "16"]) == 0
     answer = capsys.readouterr()
     assert answer.err == ""
     for name in ("red", "blue"):
@@ -309,7 +313,7 @@ def test_nothing_but_bad_pictures(tmp_path, capsys):
 
 def test_diverging_run_stops(pictures, tmp_path, capsys):
     args = ["train", "--out", tmp_path / "run", "--data", pictures, "--model", "test_mat", *SHORT]
-    assert "try a smaller --lr" in refused(capsys, *args, "--lr", "1e38", "--warmup-epochs", "0")
+    assert "try a smaller --lr" in refused(capsys, *args, "--lr", "1e30", "--warmup-epochs", "0")
 
 
 # around it

@@ -10,6 +10,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from timm.data import create_transform, resolve_model_data_config
 
 from .._errors import UserError
@@ -45,7 +46,11 @@ def load_run(folder: Path) -> Any:
     weights = folder / "best" if (folder / "best").is_dir() else folder
     if not (weights / "config.json").is_file() or not (weights / "model.safetensors").is_file():
         raise UserError(f"{folder} is no run: expected best/config.json and best/model.safetensors in it")
-    return timm.create_model(f"local-dir:{weights}", pretrained=True).eval()
+    try:
+        return timm.create_model(f"local-dir:{weights}", pretrained=True).eval()
+    except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load {weights}, written by another version or damaged: {reason}") from None
 
 
 def _predict(run: Path, pictures: tuple[Path, ...], top: int, as_json: bool, on_bad_image: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 import tyro
 from rich.console import Console
+from timm.utils import random_seed
 
 from .._errors import UserError, unknown
 from ..data import load_data, make_loader
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
 def train_run(run: Run, console: Console) -> dict[str, float]:
     """Build what a run names, train it, and say what to do next."""
     train_pictures, val_pictures = load_data(run.data, run.root)
-    torch.manual_seed(run.seed)
+    random_seed(run.seed)
     check_device(run.device)
     try:
         task = Classification(

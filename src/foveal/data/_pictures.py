@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -34,6 +35,10 @@ def open_image(path: Path | str) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImage(path, f"{image.width}x{image.height} exceeds {MAX_PIXELS // 10**6} megapixels")
+            if image.mode.startswith("I;16"):  # which Pillow would clip instead of scale
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if "transparency" in image.info:  # Pillow warns of palettes with it otherwise
+                return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
