@@ -59,6 +59,8 @@ def fashion_mnist(root: Path) -> tuple[FashionMNIST, FashionMNIST]:
         labels = read_idx(root / f"{part}-labels-idx1-ubyte", ndim=1)
         if len(pictures) != len(labels):
             raise UserError(f"{root}: {len(pictures)} pictures but {len(labels)} labels in {part}")
+        if labels.size and labels.max() >= len(CLASSES):
+            raise UserError(f"{root}: label {labels.max()} in {part}, expected 0 to {len(CLASSES) - 1}")
         parts.append(FashionMNIST(pictures, labels))
     return parts[0], parts[1]
 

@@ -52,7 +52,10 @@ def train(run: Run, task: Task, train_loader: DataLoader, val_loader: DataLoader
             lr = learning_rate(run, (step + 1) / len(train_loader))
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss = task({name: batch[name].to(device) for name in ("image", "label")})["loss"]
+            try:
+                loss = task({name: batch[name].to(device) for name in ("image", "label")})["loss"]
+            except ValueError as error:  # BatchNorm refuses a single value per channel
+                raise UserError(f"step {step + 1}, {len(batch['label'])} picture(s) a batch: {error}") from None
             if not torch.isfinite(loss):
                 raise UserError(f"the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1}; try a smaller --lr")
             optimizer.zero_grad()
