@@ -119,7 +119,13 @@ class CMHSA(nn.Module):
         exporting = is_exporting()
         if exporting:  # sizes may be symbols, and no number of windows may be 1: one more window, which gives nothing
             x = F.pad(x, (0, 0, 0, 2, 0, 2))
-        s = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if not exporting and (H == 1 or W == 1):
+            # On maps one position wide oneDNN's bfloat16 gradient of the padded convolution is at times not finite
+            # (torch 2.14). Padding the map first is the same convolution.
+            s = F.pad(x, (0, 0, 1, 1, 1, 1)).permute(0, 3, 1, 2)
+            s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
+        else:
+            s = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
         attn = self.attn(s).view(B, h, w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
 

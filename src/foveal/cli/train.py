@@ -57,5 +57,5 @@ def train_run(run: Run, console: Console) -> dict[str, float]:
         log.say(f"{len(log.skipped)} pictures could not be read and were left out")
     log.say(f"top-1 {figures['top1']:.2f} % after epoch {figures['epoch']}; best weights in {run.out}/best")
     log.say(f"next: foveal predict {run.out} PICTURE...")
-    log.say(f'  or: timm.create_model("local-dir:{run.out}/best", pretrained=True)')
+    log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
     return figures
