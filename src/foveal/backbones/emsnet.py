@@ -117,19 +117,17 @@ class CMHSA(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
         exporting = is_exporting()
-        if exporting:  # sizes may be symbols, and no number of windows may be 1: one more window, which gives nothing
-            x = F.pad(x, (0, 0, 0, 2, 0, 2))
-        if not exporting and (H == 1 or W == 1):
-            # On maps one position wide oneDNN's bfloat16 gradient of the padded convolution is at times not finite
-            # (torch 2.14). Padding the map first is the same convolution.
-            s = F.pad(x, (0, 0, 1, 1, 1, 1)).permute(0, 3, 1, 2)
-            s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
-        else:
-            s = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        # In export, where sizes may be symbols and no number of windows may be 1: one more window, which gives nothing.
+        after = 3 if exporting else 1
+        pads = (0, 0, 1, after, 1, after)
+        # Padded here and not by the convolution, whose bfloat16 gradient in oneDNN is at times not finite on maps one
+        # position wide (torch 2.14).
+        s = F.pad(x, pads).permute(0, 3, 1, 2)
+        s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
         attn = self.attn(s).view(B, h, w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
 
-        v = F.pad(self.v(x), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)  # [B, h, w, C, 3, 3]
+        v = F.pad(self.v(x), pads).unfold(1, 3, 2).unfold(2, 3, 2)  # [B, h, w, C, 3, 3]
         v = v.reshape(B, h, w, self.num_heads, C // self.num_heads, 9).transpose(-2, -1)
         x = attn @ v  # [B, h, w, heads, 9, C/heads], eq. 3.10
         x = x.unflatten(4, (3, 3)).permute(0, 1, 4, 2, 5, 3, 6)  # [B, h, 3, w, 3, heads, C/heads]
