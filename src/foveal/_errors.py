@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+import timm
+
 
 class UserError(Exception):
     """Bad input: its message says in one line what was wrong and what would be right.
@@ -16,3 +18,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     near = get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
     return UserError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
+
+
+def check_model(name: str) -> None:
+    """Raise UserError unless timm knows the model."""
+    if not timm.is_model(name):
+        raise unknown("model", name, timm.list_models())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def does_not_run(model: str, error: Exception) -> UserError:
+    """The error for a model that was built or called with what it does not take."""
+    return UserError(f"{model} does not run at this setting: {first_line(error)}")

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from .._errors import UserError, unknown
+from .._errors import check_model, does_not_run
 from .macs import count_macs
 from .timing import interleave, peak_memory, ratio
 
@@ -91,8 +91,7 @@ def _bench(models: list[str], setting: Setting, device: torch.device, progress: 
             call, held = _prepare(model, setting, device)
             costs[name] += ((held + peak_memory(call, device)) / 2**20,)
         except Exception as error:  # whatever a foreign model raises at a size, type or device that it does not take
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{name} does not run at this setting: {reason}") from error
+            raise does_not_run(name, error) from error
         calls[name] = call
     synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     seconds = interleave(calls, setting.rounds, synchronize=synchronize, progress=progress)
@@ -117,8 +116,7 @@ def _bench(models: list[str], setting: Setting, device: torch.device, progress: 
 
 
 def _build(name: str, size: tuple[int, int]) -> nn.Module:
-    if not timm.is_model(name):
-        raise unknown("model", name, timm.list_models())
+    check_model(name)
     config = timm.get_pretrained_cfg(name)
     args: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
     return timm.create_model(name, **args).eval()

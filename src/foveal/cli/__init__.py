@@ -5,7 +5,7 @@ from importlib import import_module
 
 import torch
 
-from .._errors import UserError, unknown
+from .._errors import UserError, first_line, unknown
 
 COMMANDS = {
     "train": "train a classifier; without arguments a small one on built-in pictures",
@@ -40,6 +40,6 @@ def check_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...): {reason}") from None
+        what = f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...)"
+        raise UserError(f"{what}: {first_line(error)}") from None
     return name

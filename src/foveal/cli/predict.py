@@ -13,7 +13,7 @@ from rich.table import Table
 from safetensors import SafetensorError
 from timm.data import create_transform, resolve_model_data_config
 
-from .._errors import UserError
+from .._errors import UserError, first_line
 from ..data import BadImage, open_image
 
 
@@ -49,8 +49,7 @@ def load_run(folder: Path) -> Any:
     try:
         return timm.create_model(f"local-dir:{weights}", pretrained=True).eval()
     except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load {weights}, written by another version or damaged: {reason}") from None
+        raise UserError(f"cannot load {weights}, written by another version or damaged: {first_line(error)}") from None
 
 
 def _predict(run: Path, pictures: tuple[Path, ...], top: int, as_json: bool, on_bad_image: str) -> int:

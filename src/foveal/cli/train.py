@@ -7,7 +7,7 @@ import tyro
 from rich.console import Console
 from timm.utils import random_seed
 
-from .._errors import UserError, unknown
+from .._errors import does_not_run, unknown
 from ..data import load_data, make_loader
 from ..engine import Run, RunLog, create_run_folder, train
 from ..recipes import RECIPES
@@ -38,8 +38,7 @@ def train_run(run: Run, console: Console) -> dict[str, float]:
         )
         task.eval().predict(torch.zeros(1, 3, run.image_size, run.image_size))  # fails before there is a run folder
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{run.model} does not run at this setting: {reason}") from error
+        raise does_not_run(run.model, error) from error
     train_loader = make_loader(
         train_pictures, task.transform(train=True), run.batch_size, workers=run.workers, shuffle_seed=run.seed
     )

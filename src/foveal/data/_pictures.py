@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from .._errors import UserError
+from .._errors import UserError, first_line
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 128_000_000
@@ -45,9 +45,7 @@ def open_image(path: Path | str) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise BadImage(path, f"not a picture in {', '.join(FORMATS)}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, BadImage):
-            raise
-        raise BadImage(path, str(error) or type(error).__name__) from None
+        raise BadImage(path, first_line(error)) from None
 
 
 class Pictures(ABC):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.data import create_transform, resolve_model_data_config
 
-from .._errors import unknown
+from .._errors import check_model
 from ..metrics import Accuracy
 from ._task import Task
 
@@ -37,8 +37,7 @@ class Classification(Task):
         smoothing: float = 0.0,
     ):
         super().__init__()
-        if not timm.is_model(model):
-            raise unknown("model", model, timm.list_models())
+        check_model(model)
         self.model = timm.create_model(model, pretrained=pretrained, num_classes=len(classes), **(model_args or {}))
         self.classes = classes
         self.image_size = image_size
