@@ -91,16 +91,14 @@ def _emsnet() -> list[Reported]:
         for i in chosen:
             rows.append(Reported(table, *variants[i], note=WIDTH if i == 1 else ""))
     for table, head, totals, note in [
-        ("3.3", heads.retinanet, [("11.7", "162.1"), ("12.4", "167.9"), ("14.7", "190.3")], RETINA_3),
-        ("3.4", heads.mask_rcnn, [("", ""), ("23", "186"), ("25", "209")], PROPOSALS),
+        ("3.3", heads.retinanet, {0: ("11.7", "162.1"), 1: ("12.4", "167.9"), 2: ("14.7", "190.3")}, RETINA_3),
+        ("3.4", heads.mask_rcnn, {1: ("23", "186"), 2: ("25", "209")}, PROPOSALS),
     ]:
-        for i, (parameters, gmacs) in enumerate(totals):
-            if parameters:
-                name, _, _, model = variants[i]
-                # num_classes=0 keeps the last norm, which the thesis's totals count.
-                args = dict(num_classes=0)
-                why = f"{WIDTH}; {note}" if i == 1 else note
-                rows.append(Reported(table, name, parameters, gmacs, model, args, DET, head, why))
+        for i, (parameters, gmacs) in totals.items():
+            name, _, _, model = variants[i]
+            args = dict(num_classes=0)  # keeps the last norm, which the thesis's totals count
+            why = f"{WIDTH}; {note}" if i == 1 else note
+            rows.append(Reported(table, name, parameters, gmacs, model, args, DET, head, why))
 
     steps = [
         ("Baseline", "2.09", "0.48", "identity"),

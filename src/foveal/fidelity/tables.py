@@ -53,12 +53,14 @@ def compare(table: str | None = None) -> Iterator[Comparison]:
 
 
 def _compare(row: Reported) -> Iterable[Comparison]:
-    cost, upper, channels = _measure(row.model, tuple(row.args.items()), row.size)
+    cost, further, channels = _measure(row.model, tuple(row.args.items()), row.size)
     more = ""
     if row.head is not None:
         cost += row.head(channels, row.size)
-    elif upper:
-        more = f"{upper / 1e9:.3f} if norms, activations and p^2 per output of Propagation are counted too"
+    elif further:
+        more = (
+            f"{(cost.macs + further) / 1e9:.3f} if norms, activations and p^2 per output of Propagation are counted too"
+        )
     return (
         _comparison(row.table, row.row, "parameters", "M", row.parameters, cost.parameters / 1e6, row.note),
         _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, cost.macs / 1e9, row.note, more),
@@ -67,15 +69,15 @@ def _compare(row: Reported) -> Iterable[Comparison]:
 
 @cache
 def _measure(model: str, args: tuple[tuple[str, Any], ...], size: tuple[int, int]) -> tuple[Cost, int, list[int]]:
-    """Cost, upper estimate of it (chapter 3 only) and channels of the pyramid.
+    """Cost, what other counters would add to it (chapter 3 only) and channels of the pyramid.
 
     The model stands on the meta device, where the operators of a forward pass have shapes and take no time.
     """
     with torch.device("meta"):
         built: Any = timm.create_model(model, **dict(args))
-    upper = measure.upper_macs(built, size) if isinstance(built, EMSNet) else 0
+    further = measure.further_macs(built, size) if isinstance(built, EMSNet) else 0
     cost = Cost(measure.parameters(built), measure.thesis_macs(built, size))
-    return cost, upper, [info["num_chs"] for info in built.feature_info]
+    return cost, further, [info["num_chs"] for info in built.feature_info]
 
 
 def _comparison(

@@ -48,7 +48,6 @@ class ConvNorm(nn.Module):
         )
         self.norm = nn.BatchNorm2d(out_chs, device=device, dtype=dtype)
         self.act = nn.GELU() if act else nn.Identity()
-        self.gelu = act
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         positions = x.shape[2] * x.shape[3]
@@ -66,9 +65,10 @@ class ConvNorm(nn.Module):
         scale = norm.weight * (var + norm.eps).rsqrt()
         shift = norm.bias - (mean if conv.bias is None else mean - conv.bias) * scale
         weight = conv.weight * scale.view(-1, 1, 1, 1)
+        gelu = isinstance(self.act, nn.GELU)
         if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
-            return fused_linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift, self.gelu).permute(0, 3, 1, 2)
-        return fused_conv(x, weight, shift, conv.stride[0], conv.groups, self.gelu)
+            return fused_linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift, gelu).permute(0, 3, 1, 2)
+        return fused_conv(x, weight, shift, conv.stride[0], conv.groups, gelu)
 
 
 def fused_conv(
