@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from foveal._errors import UserError
-from foveal.data import BadImage, _pictures, load_data, make_loader, open_image
+from foveal.data import BadImage, _decode, load_data, make_loader, open_image
 from foveal.data._pictures import Shuffle
 from foveal.data.fashion_mnist import BUILT_IN, fashion_mnist, read_idx
 from foveal.engine import create_run_folder, save_model
@@ -150,9 +150,9 @@ def test_open_image_drops_transparency(tmp_path, mode, transparency):
 
 def test_open_image_caps_pixels(tmp_path, monkeypatch):
     gradient().save(tmp_path / "a.png")
-    monkeypatch.setattr(_pictures, "MAX_PIXELS", 32 * 24)
+    monkeypatch.setattr(_decode, "MAX_PIXELS", 32 * 24)
     open_image(tmp_path / "a.png")
-    monkeypatch.setattr(_pictures, "MAX_PIXELS", 32 * 24 - 1)
+    monkeypatch.setattr(_decode, "MAX_PIXELS", 32 * 24 - 1)
     with pytest.raises(BadImage, match="32x24 exceeds"):
         open_image(tmp_path / "a.png")
 

@@ -46,6 +46,9 @@ class FashionMNIST(Pictures):
     def label(self, index: int) -> int:
         return int(self.labels[index])
 
+    def name(self, index: int) -> str:
+        return f"picture {index} of {len(self)} of Fashion-MNIST"
+
 
 def fashion_mnist(root: Path) -> tuple[FashionMNIST, FashionMNIST]:
     """Training and test pictures from the four IDX files in ``root``, gzipped or not.

@@ -1,17 +1,16 @@
 """Folders of pictures: ``class/picture`` or ``train/class/picture`` beside ``val/class/picture``."""
 
-import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
 from .._errors import UserError
-from ._pictures import SUFFIXES, Pictures, open_image
+from ._decode import open_image
+from ._pictures import SUFFIXES, UNLABELLED, Divisible, class_order
 
-VAL_SHARE = 0.1  # held out of every class when there is no val folder
 
-
-class ImageFolder(Pictures):
+class PictureFiles(Divisible):
     """Pictures on disk, decoded when asked for."""
 
     def __init__(self, classes: list[str], paths: list[Path], labels: list[int]):
@@ -26,47 +25,49 @@ class ImageFolder(Pictures):
     def label(self, index: int) -> int:
         return self.labels[index]
 
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
 
-def image_folder(root: Path) -> tuple[ImageFolder, ImageFolder]:
-    """Training and validation pictures of a folder.
+    def subset(self, indices: list[int]) -> "PictureFiles":
+        return PictureFiles(self.classes, [self.paths[i] for i in indices], [self.labels[i] for i in indices])
 
-    Without ``train/`` and ``val/`` a tenth of every class, at least one picture, is held out: always the same ones.
+
+def image_folder(name: str) -> tuple[PictureFiles, PictureFiles | None]:
+    """Pictures of ``train/`` and ``val/`` in a folder, or all of it and None.
+
+    Classes are in the order of their names; numbers, as of ImageNet-V2, in that of their values. A folder without class
+    folders gives its pictures without labels.
 
     Raises:
-        UserError: no such folder, no class folders, an empty class, classes that differ between the two parts.
+        UserError: no such folder, no pictures, an empty class, classes that differ between the two parts.
     """
+    root = Path(name)
     if not root.is_dir():
         raise UserError(f"no such folder: {root}")
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        train, val = _scan(root / "train"), _scan(root / "val")
-        if train.keys() != val.keys():
-            odd = ", ".join(sorted(train.keys() ^ val.keys()))
-            raise UserError(f"{root}/train and {root}/val differ in their classes: {odd}")
-    else:
-        train, val = {}, {}
-        for name, paths in _scan(root).items():
-            if len(paths) < 2:
-                raise UserError(f"class folder {root / name} needs two pictures, one to train and one to validate")
-            held_out = set(random.Random(name).sample(paths, max(1, round(len(paths) * VAL_SHARE))))
-            train[name] = [path for path in paths if path not in held_out]
-            val[name] = [path for path in paths if path in held_out]
-    return _pictures(train), _pictures(val)
+    if not ((root / "train").is_dir() and (root / "val").is_dir()):
+        return _scan(root), None
+    train, val = _scan(root / "train"), _scan(root / "val")
+    if train.classes and val.classes and train.classes != val.classes:
+        odd = ", ".join(class_order({*train.classes} ^ {*val.classes}))
+        raise UserError(f"{root}/train and {root}/val differ in their classes: {odd}")
+    return train, val
 
 
-def _scan(root: Path) -> dict[str, list[Path]]:
-    """Pictures by class, both in alphabetical order."""
-    classes = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+def _scan(root: Path) -> PictureFiles:
+    """Pictures by class, in the order of their names."""
+    classes = class_order(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = _pictures((root / name).rglob("*"))
+        if not found:
+            raise UserError(f"class folder {root / name} has no pictures ({', '.join(SUFFIXES)})")
+        paths += found
+        labels += [label] * len(found)
     if not classes:
-        raise UserError(f"{root} has no class folders; expected {root}/CLASS/PICTURE")
-    found = {}
-    for folder in classes:
-        found[folder.name] = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found[folder.name]:
-            raise UserError(f"class folder {folder} has no pictures ({', '.join(SUFFIXES)})")
-    return found
+        paths = _pictures(root.iterdir())
+        labels = [UNLABELLED] * len(paths)
+    return PictureFiles(classes, paths, labels)
 
 
-def _pictures(by_class: dict[str, list[Path]]) -> ImageFolder:
-    classes = list(by_class)
-    labelled = [(path, label) for label, name in enumerate(classes) for path in by_class[name]]
-    return ImageFolder(classes, [path for path, _ in labelled], [label for _, label in labelled])
+def _pictures(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)

@@ -1,0 +1,199 @@
+"""How pictures become batches: in an order, and with augmentations, that depend on seed, epoch and position alone.
+
+So nothing of a loader has to be stored for a run to go on exactly where it stopped, and neither the number of workers
+nor that of processes changes what is trained on.
+"""
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+
+from .._errors import UserError
+from ._decode import BadImage
+from ._pictures import Pictures, Stream
+
+GRACE_SECONDS = 60
+
+
+class Batches:
+    """Batches of one process.
+
+    A batch is {"image": [B, 3, H, W], "label": [B], "name": B names, "bad": messages of unreadable pictures}.
+    With a seed (training) they are shuffled and full: unreadable pictures are replaced by others of the batch, and what
+    is left of an epoch behind the last batch of all processes is dropped. Without one (evaluation) every picture comes
+    once over all processes, in order, and unreadable ones are left out; B may then be 0.
+
+    Args:
+        data: pictures in a list, or a stream of shards.
+        transform: from an RGB picture to a tensor.
+        batch_size: B, of this process.
+        seed: of order and augmentation.
+        workers: processes that read; 0 reads in this one.
+        rank: this process among ``world``.
+        pin_memory: for copies to an accelerator.
+
+    Raises:
+        UserError: a batch of all processes is larger than the data.
+    """
+
+    def __init__(
+        self,
+        data: Pictures | Stream,
+        transform: Callable,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        pin_memory: bool = False,
+    ):
+        self.data, self.transform, self.batch_size, self.seed = data, transform, batch_size, seed
+        self.workers, self.rank, self.world = workers, rank, world
+        self.options: dict[str, Any] = dict(
+            num_workers=workers, pin_memory=pin_memory, worker_init_fn=_outlive_signals if workers else None
+        )
+        if seed is not None and len(data) < batch_size * world:
+            raise UserError(
+                f"a batch of {batch_size * world} is larger than the {len(data)} training pictures; "
+                f"--batch-size can be {len(data) // world} at most"
+            )
+        self.loader: DataLoader | None = None
+        self.iterator: Any = None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """End the workers."""
+        if self.workers and self.iterator is not None:
+            self.iterator._shutdown_workers()
+
+    def __len__(self) -> int:
+        """Batches of this process an epoch."""
+        if self.seed is not None:
+            return len(self.data) // (self.batch_size * self.world)
+        return -(-len(range(self.rank, len(self.data), self.world)) // self.batch_size)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[dict]:
+        """The batches of an epoch, from number ``start`` on."""
+        if isinstance(self.data, Stream):
+            stream = _Streamed(self, epoch, start)
+            loader = DataLoader(stream, batch_size=self.batch_size, collate_fn=self._collate, **self.options)
+            self.iterator = iter(loader)
+            return self._limited(self.iterator, start)
+        if self.loader is None:  # one for all epochs, so that its workers live on
+            self.loader = DataLoader(
+                _Listed(self.data, self.transform, self.seed),
+                batch_sampler=_Order(),
+                collate_fn=self._collate,
+                persistent_workers=self.workers > 0,
+                **self.options,
+            )
+        order: Any = self.loader.batch_sampler
+        order.batches = [[(epoch, index) for index in batch] for batch in self._indices(epoch)[start:]]
+        self.iterator = iter(self.loader)
+        return self.iterator
+
+    def _indices(self, epoch: int) -> list[list[int]]:
+        B, world = self.batch_size, self.world
+        if self.seed is None:
+            mine = range(self.rank, len(self.data), world)
+            return [list(mine[i : i + B]) for i in range(0, len(mine), B)]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.data), generator=generator).tolist()
+        starts = range(self.rank * B, len(self) * B * world, B * world)
+        return [order[i : i + B] for i in starts]
+
+    def _limited(self, batches: Iterator[dict], start: int) -> Iterator[dict]:
+        if self.seed is None:
+            return batches
+        return (batch for _, batch in zip(range(start, len(self)), batches))
+
+    def _collate(self, samples: list[dict]) -> dict:
+        good = [sample for sample in samples if "image" in sample]
+        bad = [sample["bad"] for sample in samples if "bad" in sample]
+        if not good:
+            empty = torch.empty(0)
+            return {"image": empty, "label": empty.long(), "name": [], "bad": bad}
+        if self.seed is not None:
+            good += [good[i % len(good)] for i in range(len(bad))]
+        return default_collate(good) | {"bad": bad}
+
+
+class _Order:
+    """The batches of the epoch that comes next, as (epoch, index)."""
+
+    batches: list[list[tuple[int, int]]]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Listed(Dataset):
+    def __init__(self, pictures: Pictures, transform: Callable, seed: int | None):
+        self.pictures, self.transform, self.seed = pictures, transform, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        epoch, index = item
+        try:
+            picture = self.pictures.picture(index)
+        except BadImage as error:
+            return {"bad": str(error)}
+        if self.seed is not None:
+            _draw_from(self.seed, epoch, index)
+        image = self.transform(picture)
+        return {"image": image, "label": self.pictures.label(index), "name": self.pictures.name(index)}
+
+
+class _Streamed(IterableDataset):
+    """This process's share of a stream; the loader takes a batch from each of its workers in turn."""
+
+    def __init__(self, batches: Batches, epoch: int, start: int):
+        self.batches, self.epoch, self.start = batches, epoch, start
+
+    def __iter__(self) -> Iterator[dict]:
+        batches, info = self.batches, get_worker_info()
+        id, workers = (info.id, info.num_workers) if info else (0, 1)
+        worker = (self.start + id) % workers  # batch b of the epoch is that of worker b % workers
+        done = len(range(worker, self.start, workers)) * batches.batch_size
+        number = batches.rank * workers + worker
+        samples: Any = batches.data
+        samples = samples.samples(number, workers * batches.world, seed=batches.seed, epoch=self.epoch, skip=done)
+        for position, sample in enumerate(samples, start=done):
+            try:
+                picture = sample.picture()
+            except BadImage as error:
+                yield {"bad": str(error)}
+                continue
+            if batches.seed is not None:
+                _draw_from(batches.seed, self.epoch, number, position)
+            image = batches.transform(picture)
+            yield {"image": image, "label": sample.label, "name": sample.name}
+
+
+def _draw_from(*numbers: int) -> None:
+    """Random numbers from here on are functions of ``numbers``, and of the order in which they are drawn."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % 2**32
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.default_generator.manual_seed(mixed)
+
+
+def _outlive_signals(_: int) -> None:
+    """Ctrl-C and SIGTERM may reach the whole group of processes, but the main one decides what they mean.
+
+    A worker obeys SIGTERM after all when its main process has had time to finish a step and save it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
