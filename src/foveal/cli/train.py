@@ -1,60 +1,281 @@
-"""``foveal train [RECIPE] [--FIELD VALUE ...]``"""
+"""``foveal train [RECIPE] [--FIELD VALUE ...] [--from run.json] [--resume] [--dry-run]``"""
 
-from dataclasses import replace
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
 
+import timm
 import torch
+import torchvision
 import tyro
 from rich.console import Console
 from timm.utils import random_seed
 
-from .._errors import does_not_run, unknown
-from ..data import load_data, make_loader
-from ..engine import Run, RunLog, create_run_folder, train
+from .. import __version__
+from .._errors import UserError, does_not_run, unknown
+from ..bench import count_macs, peak_memory
+from ..data import Batches, decoder, load_data
+from ..engine import (
+    Interrupted,
+    Processes,
+    Run,
+    RunLog,
+    Training,
+    create_run_folder,
+    model_card,
+    prepare,
+    processes,
+    restore,
+    settle,
+    steps_per_epoch,
+    train,
+    train_step,
+)
 from ..recipes import RECIPES
-from ..tasks import Classification
 from . import check_device
+
+DRY_STEPS = 5  # measured, behind two that warm up
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Arguments of a model are one JSON object, and not a flag for each key of the recipe's."""
+
+    def parse(words: list[str]) -> dict[str, Any]:
+        try:
+            return dict(json.loads(words[0]))
+        except (TypeError, ValueError):
+            raise UserError(f"expected a JSON object such as '{{\"drop_rate\": 0.1}}', got {words[0]!r}") from None
+
+    if info.type != dict[str, Any]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
+@dataclass(kw_only=True)
+class Train:
+    """Arguments of the command.
+
+    Attributes:
+        from_: a run.json to take in place of a recipe; further flags override it.
+        resume: go on from last/ in the run's folder; start if there is none yet.
+        dry_run: print the whole run, its cost, and memory and time from a few steps; write nothing.
+    """
+
+    run: Run
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="run.json")] = None
+    resume: bool = False
+    dry_run: bool = False
 
 
 def main(argv: list[str]) -> int:
-    name = argv.pop(0) if argv and not argv[0].startswith("-") else "quickstart"
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    recipe = RECIPES[name]()
-    run = tyro.cli(Run, default=recipe, args=argv, prog=f"foveal train {name}", description=RECIPES[name].__doc__)
-    if run.model != recipe.model and run.model_args == recipe.model_args:
-        run = replace(run, model_args={})  # the recipe's arguments belong to the recipe's model
-    train_run(run, Console())
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    source = _value_of("--from", argv)
+    if source is not None:
+        if name is not None:
+            raise UserError(f"--from takes the place of a recipe; drop {name!r}")
+        recipe, described = _read(Path(source)), None
+    else:
+        name = name or "quickstart"
+        if name not in RECIPES:
+            raise unknown("recipe", name, RECIPES)
+        recipe, described = RECIPES[name](), RECIPES[name].__doc__
+    args = tyro.cli(
+        Train,
+        default=Train(run=recipe, from_=Path(source) if source else None),
+        args=argv,
+        prog=f"foveal train {name or ''}".strip(),
+        description=described,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        registry=REGISTRY,
+    )
+    run, task = args.run, args.run.task
+    if task.model != recipe.task.model:  # the recipe's arguments belong to the recipe's model
+        kept = task.model_args if task.model_args != recipe.task.model_args else {}
+        run = replace(run, task=replace(task, model_args=kept))
+    try:
+        with processes(run.device) as procs:
+            train_run(run, Console(quiet=not procs.first), procs, resume=args.resume, dry=args.dry_run)
+    except Interrupted as stop:
+        print(f"foveal: {stop}", file=sys.stderr)
+        return stop.code
     return 0
 
 
-def train_run(run: Run, console: Console) -> dict[str, float]:
-    """Build what a run names, train it, and say what to do next."""
-    train_pictures, val_pictures = load_data(run.data, run.root)
-    random_seed(run.seed)
-    check_device(run.device)
+def _value_of(flag: str, argv: list[str]) -> str | None:
+    """The value of a flag that has to be known before the others can be read."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _read(path: Path) -> Run:
     try:
-        task = Classification(
-            run.model, train_pictures.classes, run.image_size, model_args=run.model_args, smoothing=run.smoothing
-        )
-        task.eval().predict(torch.zeros(1, 3, run.image_size, run.image_size))  # fails before there is a run folder
+        return Run.from_dict(json.loads(path.read_text())["run"])
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+        raise UserError(f"{path} is no run.json of a run") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def environment(procs: Processes) -> dict[str, Any]:
+    """What a run was made with."""
+    versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}
+    versions |= dict(foveal=__version__, python=platform.python_version())
+    return versions | dict(decoder=decoder(), processes=procs.world)
+
+
+def train_run(
+    run: Run, console: Console, procs: Processes | None = None, *, resume: bool = False, dry: bool = False
+) -> dict[str, float]:
+    """Build what a run names, train it, and say what to do next; a dry run only measures."""
+    procs = procs or Processes()
+    train_data, val_data = load_data(run.data, run.root, run.val_data)
+    check_device(run.device)
+    random_seed(run.seed)
+    size = run.task.image_size
+    try:
+        task = run.task.build(train_data.classes)
+        example = torch.zeros(1, 3, size, size)
+        task.eval().predict({"image": example})  # fails before there is a run folder
+        macs = count_macs(task.model, (size, size)).products
+        cost: dict[str, float] = dict(parameters=sum(p.numel() for p in task.parameters()), macs=macs)
+        training = prepare(run, task, procs)
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise does_not_run(run.model, error) from error
-    train_loader = make_loader(
-        train_pictures, task.transform(train=True), run.batch_size, workers=run.workers, shuffle_seed=run.seed
-    )
-    val_loader = make_loader(val_pictures, task.transform(train=False), run.batch_size, workers=run.workers)
-    create_run_folder(run.out)
-    (run.out / "run.json").write_text(run.to_json())
-    millions = sum(p.numel() for p in task.parameters()) / 1e6
-    with RunLog(run.out, run.epochs * len(train_loader), console) as log:
-        log.say(
-            f"{run.model} ({millions:.2f} M parameters) on {run.data}: {len(train_pictures)} training and "
-            f"{len(val_pictures)} validation pictures, {len(train_pictures.classes)} classes"
-        )
-        figures = train(run, task, train_loader, val_loader, log)
-    if log.skipped:
-        log.say(f"{len(log.skipped)} pictures could not be read and were left out")
-    log.say(f"top-1 {figures['top1']:.2f} % after epoch {figures['epoch']}; best weights in {run.out}/best")
+        raise does_not_run(run.task.model, error) from error
+    common: dict[str, Any] = dict(workers=run.workers, rank=procs.rank, world=procs.world)
+    common["pin_memory"] = training.device.type == "cuda"
+    with (
+        Batches(train_data, task.transform(train=True), run.batch_size, seed=run.seed, **common) as train_loader,
+        Batches(val_data, task.transform(train=False), run.batch_size, **common) as val_loader,
+    ):
+        steps = steps_per_epoch(run, train_loader)
+        if dry:
+            return dry_run(training, train_loader, steps, cost, console)
+        keep = enter_folder(training, train_data.classes, resume)
+        stored = dict(run=run.to_dict(), environment=environment(procs))
+        if procs.first:
+            _write(run.out / "run.json", json.dumps(stored, indent=2))
+        with RunLog(
+            run.out if procs.first else None,
+            run.epochs * steps,
+            console,
+            done=training.step,
+            keep=keep,
+            logger=run.logger,
+            config=stored,
+        ) as log:
+            log.say(
+                f"{run.task.model} ({cost['parameters'] / 1e6:.2f} M parameters) on {run.data}: {len(train_data)} "
+                f"training and {len(val_data)} validation pictures, {len(train_data.classes)} classes"
+            )
+            if training.step:
+                log.say(f"going on behind step {training.step} of {run.epochs * steps}")
+            figures = train(training, train_loader, val_loader, log, _describer(stored, training, cost))
+        skipped = set().union(*procs.gather(log.skipped))
+    if skipped:
+        log.say(f"{len(skipped)} pictures could not be read and were left out")
+    if figures:
+        reached = f"{task.best} {figures[task.best]:.2f} after epoch {figures['epoch']}"
+        log.say(f"{reached}; best weights ({training.best:.2f}) in {run.out}/best")
+        log.say(f"waited for pictures {figures['data_wait']:.1f} % of the last epoch's time")
+    else:
+        log.say(f"{run.out} was finished before; best weights in {run.out}/best")
     log.say(f"next: foveal predict {run.out} PICTURE...")
     log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
     return figures
+
+
+def enter_folder(training: Training, classes: list[str], resume: bool) -> int:
+    """Make the run's folder, or go on from what is in it; returns the bytes of ``metrics.jsonl`` to keep."""
+    out, procs, keep = training.run.out, training.procs, 0
+    if procs.first:
+        settle(out / "last")
+        begun = resume and ((out / "last").is_dir() or (out / "run.json").is_file())
+        if not begun:
+            create_run_folder(out)
+    procs.gather(None)
+    if resume and (out / "last").is_dir():
+        keep = restore(training, classes)
+    return keep
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _describer(stored: dict, training: Training, cost: dict[str, float]) -> Callable[[dict], dict[str, str]]:
+    """From an epoch's figures to run.json and the model card in ``best/``."""
+    command = shlex.join(["foveal", *sys.argv[1:]])
+
+    def describe(figures: dict[str, float]) -> dict[str, str]:
+        stored_now = stored | dict(figures=figures)
+        card = model_card(run=stored_now, config=training.task.config(), figures=figures, cost=cost, command=command)
+        return {"run.json": json.dumps(stored_now, indent=2), "README.md": card}
+
+    return describe
+
+
+def dry_run(
+    training: Training, loader: Batches, steps: int, cost: dict[str, float], console: Console
+) -> dict[str, float]:
+    """Print the run, its model's cost, and memory and time as a few steps measure them."""
+    run = training.run
+    with RunLog(None, steps, console) as log:
+        batches = loader.epoch()
+        times, waits = [], []
+        for i in range(2 + DRY_STEPS):
+            if i % steps == 0 and i:
+                batches = loader.epoch()
+            started = time.perf_counter()
+            waits.append(train_step(training, batches, steps, log)["waited"])
+            times.append(time.perf_counter() - started)
+        peak = peak_memory(lambda: train_step(training, loader.epoch(), steps, log), training.device)
+    world = training.procs.world
+    pictures = run.batch_size * run.accumulate * world
+    seconds, waited = sum(times[2:]) / DRY_STEPS, sum(waits[2:]) / DRY_STEPS
+    console.print_json(json.dumps(run.to_dict()))
+    for line in (
+        f"model: {cost['parameters'] / 1e6:.2f} M parameters, {cost['macs'] / 1e9:.3f} GMACs a picture",
+        f"epoch: {steps} steps of {pictures} pictures, {world} process(es) x batch {run.batch_size} x {run.accumulate}",
+        f"measured: {seconds * 1e3:.0f} ms a step, {pictures / seconds:.0f} images/s; "
+        f"{100 * waited / seconds:.0f} % of the time waiting for pictures",
+        f"memory: about {(_held(training) + peak) / 2**20:.0f} MiB of tensors at most in this process",
+        f"time: about {_duration(seconds * steps * run.epochs)} for {run.epochs} epochs, evaluation not counted",
+        "nothing was written",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+    return {"seconds_per_step": seconds}
+
+
+def _held(training: Training) -> int:
+    """Bytes of weights, gradients, the optimiser's averages and averaged weights."""
+    tensors = list(training.task.state_dict().values()) * (1 if training.averaged is None else 2)
+    tensors += [p.grad for p in training.task.parameters() if p.grad is not None]
+    for values in training.optimizer.state.values():
+        tensors += [value for value in values.values() if torch.is_tensor(value)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -1,8 +1,29 @@
 """How training happens: a run, the loop, checkpoints and what is seen of them. Knows the task's contract, no names."""
 
-from .checkpoint import create_run_folder, save_model
+from ._card import model_card
+from .checkpoint import create_run_folder, save_model, settle
+from .loop import Interrupted, Training, evaluate, learning_rate, prepare, restore, steps_per_epoch, train, train_step
+from .processes import Processes, processes
 from .progress import RunLog
-from .run import Run
-from .train import evaluate, train
+from .run import Optim, Run
 
-__all__ = ["Run", "RunLog", "create_run_folder", "evaluate", "save_model", "train"]
+__all__ = [
+    "Interrupted",
+    "Optim",
+    "Processes",
+    "Run",
+    "RunLog",
+    "Training",
+    "create_run_folder",
+    "evaluate",
+    "learning_rate",
+    "model_card",
+    "prepare",
+    "processes",
+    "restore",
+    "save_model",
+    "settle",
+    "steps_per_epoch",
+    "train",
+    "train_step",
+]

@@ -1,11 +1,20 @@
-"""A checkpoint is a folder that timm itself can load, written beside its name and renamed."""
+"""Checkpoints: folders that are there whole or not at all, and that timm itself can load."""
 
+import json
+import os
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from timm.models import save_for_hf
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
 
-from .._errors import UserError
+from .._errors import UserError, first_line
 
 
 def create_run_folder(out: Path) -> None:
@@ -17,22 +26,84 @@ def create_run_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True)
     except FileExistsError:
-        raise UserError(f"{out} exists; nothing was overwritten: give another --out or remove it") from None
+        raise UserError(
+            f"{out} exists; nothing was overwritten: give another --out, --resume to go on with it, or remove it"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
 
 
-def save_model(model, config: dict, folder: Path) -> None:
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into, which takes the place of ``folder`` when the block has ended without an error.
+
+    Raises:
+        UserError: it cannot be written; ``folder`` is as it was.
+    """
+    settle(folder)
+    fresh, old = folder.with_name(folder.name + ".writing"), folder.with_name(folder.name + ".old")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        yield fresh
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        settle(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        kept = "the one before it is whole" if folder.exists() else "there is none yet"
+        raise UserError(f"cannot write checkpoint {folder}, {kept}: {first_line(error)}") from None
+
+
+def settle(folder: Path) -> None:
+    """Finish what an end between the two renames of ``replacing`` left open."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+
+
+def write_model(model: Any, weights: dict[str, torch.Tensor], config: dict, folder: Path) -> None:
     """Write safetensors and timm's config.json, so that ``timm.create_model("local-dir:FOLDER", pretrained=True)``
     gives the same model.
 
     Args:
-        model: a timm model.
+        model: a timm model; its configuration is stored.
+        weights: its state.
         config: ``label_names`` and ``pretrained_cfg`` to store with it.
-        folder: replaced whole, or not at all.
+        folder: exists; see ``replacing``.
     """
-    fresh = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(fresh, ignore_errors=True)
-    save_for_hf(model, str(fresh), model_config=config, safe_serialization=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    path = folder / "config.json"
+    save_config_for_hf(model, str(path), model_config=config)
+    stored = json.loads(path.read_text())
+    stored["model_args"].pop("num_classes", None)  # it stands beside them, and transformers would pass it twice
+    path.write_text(json.dumps(stored, indent=2))
+
+
+def save_model(model: Any, config: dict, folder: Path) -> None:
+    """``write_model`` of a model as it is; the folder is replaced whole, or not at all."""
+    with replacing(folder) as fresh:
+        write_model(model, model.state_dict(), config, fresh)
+
+
+def write_state(state: dict[str, Any], folder: Path) -> None:
+    """Write what a resumed run needs beside the weights."""
+    torch.save(state, folder / "state.pt")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What ``write_state`` wrote, with ``weights_only=True``; raises UserError."""
+    try:
+        return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint in {folder}") from None
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise UserError(f"cannot read checkpoint {folder}: {first_line(error)}") from None

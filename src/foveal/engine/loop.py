@@ -1,95 +1,451 @@
 """The loop."""
 
 import math
+import signal
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, random_seed
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.distributed.checkpoint import state_dict as sharded
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
-from .._errors import UserError
+from .._errors import UserError, first_line
 from ..tasks import Task
-from .checkpoint import save_model
+from .checkpoint import read_state, replacing, write_model, write_state
+from .processes import Processes
 from .progress import RunLog
 from .run import Run
 
+MAY_CHANGE = ("out", "root", "workers", "device", "save_steps", "logger", "batch_size", "accumulate")
+SHARD_PARAMETERS = 100_000  # of a block from which it is sharded on its own
+
+
+class Loader(Protocol):
+    """Batches as a pure function of epoch and position."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[dict]: ...
+
+
+@dataclass
+class Training:
+    """What a step moves."""
+
+    run: Run
+    procs: Processes
+    device: torch.device
+    task: Task
+    wrapped: Any  # the task as it is called: itself, compiled, or over several processes
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    averaged: ModelEmaV3 | None
+    step: int = 0
+    best: float = -math.inf
+    losses: float = 0.0  # sum over the epoch so far
+
+    @property
+    def evaluated(self) -> Task:
+        """The task whose weights are evaluated and kept as the best."""
+        task: Any = self.task if self.averaged is None else self.averaged.module
+        return task
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C ended a run behind a step, and its checkpoint is written.
+
+    Attributes:
+        code: what the process should exit with.
+    """
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.code = 128 + number
+
+
+class Signals:
+    """Inside, SIGTERM and Ctrl-C are noted and obeyed behind the step; a second Ctrl-C ends the process at once."""
+
+    received = 0
+
+    def __enter__(self) -> "Signals":
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
 
 def learning_rate(run: Run, epoch: float) -> float:
-    """Linear warm-up, then a cosine to zero; ``epoch`` counts fractions."""
-    if epoch < run.warmup_epochs:
-        return run.lr * epoch / run.warmup_epochs
-    done = (epoch - run.warmup_epochs) / max(run.epochs - run.warmup_epochs, 1e-9)
-    return run.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    """The schedule's learning rate; ``epoch`` counts fractions."""
+    optim = run.optim
+    if epoch < optim.warmup_epochs:
+        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * epoch / optim.warmup_epochs
+    done = min((epoch - optim.warmup_epochs) / max(run.epochs - optim.warmup_epochs, 1e-9), 1.0)
+    if optim.schedule == "cosine":
+        share = 0.5 * (1 + math.cos(math.pi * done))
+    elif optim.schedule == "poly":
+        share = (1 - done) ** optim.poly_power
+    elif optim.schedule == "step":
+        return optim.lr * optim.decay_rate ** sum(epoch > start for start in optim.decay_epochs)
+    else:
+        return optim.lr
+    return optim.min_lr + (optim.lr - optim.min_lr) * share
 
 
-def train(run: Run, task: Task, train_loader: DataLoader, val_loader: DataLoader, log: RunLog) -> dict[str, float]:
-    """Train ``task`` as ``run`` says and write ``best/`` into the run's folder whenever top-1 improves.
+def prepare(run: Run, task: Task, procs: Processes) -> Training:
+    """Put a task on its device, with its optimiser, averaged weights and scaler; raises UserError."""
+    device = torch.device(run.device)
+    if device.type == "cuda" and device.index is None and procs.world > 1:
+        device = torch.device("cuda", procs.local_rank)
+    if run.sync_bn and device.type != "cuda":
+        raise UserError("sync-bn needs CUDA; PyTorch has no synchronised BatchNorm on other devices")
+    if run.fsdp and procs.world == 1:
+        raise UserError("fsdp shards over several processes: torchrun --nproc-per-node N -m foveal train ...")
+    if run.sync_bn:
+        task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
+    model: Any = task.model
+    if run.grad_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise UserError("this model has no gradient checkpointing")
+        model.set_grad_checkpointing(True)
+    task.to(device)
+    if run.channels_last:
+        model.to(memory_format=torch.channels_last)
+    averaged = ModelEmaV3(task, decay=run.ema_decay) if run.ema_decay else None
+    if run.fsdp:
+        for sharded_task in [task] + ([averaged.module] if averaged is not None else []):
+            shard(sharded_task.model)
+    optim: dict[str, Any] = dict(betas=run.optim.betas) if run.optim.betas else {}
+    if run.optim.layer_decay < 1:
+        optim["layer_decay"] = run.optim.layer_decay
+    try:
+        optimizer = create_optimizer_v2(
+            model,
+            opt=run.optim.opt,
+            lr=run.optim.lr,
+            weight_decay=run.optim.weight_decay,
+            momentum=run.optim.momentum,
+            **optim,
+        )
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"optimiser {run.optim.opt}: {first_line(error)}") from None
+    wrapped: Any = torch.compile(task, dynamic=False) if run.compile else task
+    if procs.world > 1 and not run.fsdp:
+        wrapped = DistributedDataParallel(wrapped, device_ids=[device.index] if device.type == "cuda" else None)
+    scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
+    return Training(run, procs, device, task, wrapped, optimizer, scaler, averaged)
+
+
+def shard(model: nn.Module) -> None:
+    """FSDP2: each block of a list of blocks on its own, what is left over together."""
+
+    def walk(module: nn.Module) -> None:
+        for child in module.children():
+            in_list = isinstance(module, (nn.ModuleList, nn.Sequential))
+            container = isinstance(child, (nn.ModuleList, nn.Sequential))
+            if in_list and not container and sum(p.numel() for p in child.parameters()) >= SHARD_PARAMETERS:
+                fully_shard(child)
+            else:
+                walk(child)
+
+    walk(model)
+    fully_shard(model)
+
+
+def moved(batch: dict, training: Training) -> dict:
+    """A batch on the training's device and in its memory format."""
+    batch = {k: v.to(training.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+    if training.run.channels_last:
+        batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+    return batch
+
+
+def autocast(training: Training) -> torch.autocast:
+    """The run's precision."""
+    dtype = torch.float16 if training.run.precision == "fp16" else torch.bfloat16
+    return torch.autocast(training.device.type, dtype, enabled=training.run.precision != "fp32")
+
+
+def steps_per_epoch(run: Run, loader: Loader) -> int:
+    """Steps of the optimiser an epoch; raises UserError if there is none."""
+    if len(loader) < run.accumulate:
+        raise UserError(f"an epoch has {len(loader)} batch(es) and --accumulate is {run.accumulate}")
+    return len(loader) // run.accumulate
+
+
+def train_step(training: Training, batches: Iterator[dict], steps: int, log: RunLog) -> dict[str, float]:
+    """One step of the optimiser over ``accumulate`` batches.
+
+    Args:
+        steps: steps of an epoch.
 
     Returns:
-        The last epoch's figures: ``epoch``, ``loss``, the metric's, ``images_per_second``.
+        ``loss`` and the task's other parts over all batches of this process, ``lr``, ``pictures``, ``waited`` seconds.
 
     Raises:
-        UserError: a loss that is not finite, no usable picture, or a bad one where the run stops at them.
+        UserError: a bad picture where the run stops at them, a batch without a readable one, a loss that is not finite.
     """
-    device = torch.device(run.device)
-    task.to(device)
-    optimizer = create_optimizer_v2(task.model, opt="adamw", lr=run.lr, weight_decay=run.weight_decay)
-    averaged = ModelEmaV3(task, decay=run.ema_decay) if run.ema_decay else None
-    parameters = list(task.parameters())
-    sampler: Any = train_loader.sampler  # a pure function of the epoch, as DistributedSampler
-    figures, best, step = {}, -1.0, 0
-    for epoch in range(run.epochs):
-        task.train()
-        sampler.set_epoch(epoch)
-        started, images, losses = time.monotonic(), 0, []
-        for batch in train_loader:
-            log.bad_images(batch["bad"], run.on_bad_image)
-            if not len(batch["label"]):
-                continue
-            lr = learning_rate(run, (step + 1) / len(train_loader))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+    run, optimizer = training.run, training.optimizer
+    lr = learning_rate(run, (training.step + 1) / steps)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    optimizer.zero_grad()
+    where = f"epoch {training.step // steps + 1}, step {training.step + 1}"
+    figures: dict[str, float] = {}
+    pictures, waited = 0, 0.0
+    for i in range(run.accumulate):
+        started = time.perf_counter()
+        batch = next(batches)
+        log.bad_images(batch["bad"], run.on_bad_image)
+        if not len(batch["label"]):
+            raise UserError(f"{where}: none of the pictures of a batch could be read, the last for: {batch['bad'][-1]}")
+        batch = moved(batch, training)
+        # Dropout, drop path and Mixup draw from a state that the position alone decides, so none has to be stored.
+        random_seed((run.seed * 1_000_003 + training.step * run.accumulate + i) % 2**31, training.procs.rank)
+        waited += time.perf_counter() - started
+        last = i == run.accumulate - 1
+        if run.fsdp:
+            training.task.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        no_sync = training.wrapped.no_sync if isinstance(training.wrapped, DistributedDataParallel) else nullcontext
+        with nullcontext() if last else no_sync():
             try:
-                loss = task({name: batch[name].to(device) for name in ("image", "label")})["loss"]
-            except ValueError as error:  # BatchNorm refuses a single value per channel
-                raise UserError(f"step {step + 1}, {len(batch['label'])} picture(s) a batch: {error}") from None
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1}; try a smaller --lr")
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, run.clip_grad)
-            optimizer.step()
-            if averaged is not None:
-                averaged.update(task, step=step)
-            step += 1
-            images += len(batch["label"])
-            losses.append(loss.item())
-            log.step(step, f"{epoch + 1}/{run.epochs}", losses[-1], images / (time.monotonic() - started))
-        if not losses:
-            raise UserError("no picture of the training set could be read")
-        rate = images / (time.monotonic() - started)
-        evaluated: Any = averaged.module if averaged is not None else task
-        figures = {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "lr": optimizer.param_groups[0]["lr"]}
-        figures |= evaluate(run, evaluated, val_loader, log) | {"images_per_second": rate}
-        if math.isnan(figures["top1"]):
-            raise UserError("no picture of the validation set could be read")
-        log.metrics(figures)
-        if figures["top1"] > best:
-            best = figures["top1"]
-            save_model(evaluated.model, task.config(), run.out / "best")
+                with autocast(training):
+                    parts = training.wrapped(batch)
+            except ValueError as error:  # BatchNorm refuses a single value per channel, Mixup an odd batch
+                raise UserError(f"{where}, {len(batch['label'])} picture(s) a batch: {first_line(error)}") from None
+            values = {name: value.item() for name, value in parts.items()}
+            if training.procs.any(not math.isfinite(values["loss"]))[0]:  # backward passes may crash on nan
+                raise UserError(f"the loss is {values['loss']} at {where} {_rescue(run, batch['name'])}")
+            training.scaler.scale(parts["loss"] / run.accumulate).backward()
+        for name, value in values.items():
+            figures[name] = figures.get(name, 0.0) + value / run.accumulate
+        pictures += len(batch["label"])
+    if run.optim.clip_grad:
+        training.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(training.task.model.parameters(), run.optim.clip_grad)
+    training.scaler.step(optimizer)
+    training.scaler.update()
+    if training.averaged is not None:
+        training.averaged.update(training.task, step=training.step)
+    training.step += 1
+    return figures | {"lr": lr, "pictures": pictures, "waited": waited}
+
+
+def _rescue(run: Run, names: list[str]) -> str:
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    kept = f"the last checkpoint is {run.out}/last" if (run.out / "last").exists() else "there is no checkpoint yet"
+    return f"({some}); {kept}; try a smaller --lr"
+
+
+def train(
+    training: Training,
+    train_loader: Loader,
+    val_loader: Loader,
+    log: RunLog,
+    describe: Callable[[dict[str, float]], dict[str, str]],
+) -> dict[str, float]:
+    """Train from where ``training`` stands to the end of its run.
+
+    ``last/`` is written after every epoch, every ``save_steps`` steps and at a signal; ``best/`` whenever the task's
+    figure of merit improves.
+
+    Args:
+        describe: from an epoch's figures to further text files of ``best/``, by name.
+
+    Returns:
+        The last epoch's figures: ``epoch``, ``step``, ``loss``, ``lr``, the metric's, ``images_per_second`` over all
+        processes, and ``data_wait``, the share of time in percent that went into waiting for pictures.
+
+    Raises:
+        UserError: as ``train_step``; a checkpoint that cannot be written.
+        Interrupted: SIGTERM or Ctrl-C.
+    """
+    run, procs = training.run, training.procs
+    steps = steps_per_epoch(run, train_loader)
+    figures: dict[str, float] = {}
+    step: dict[str, float] = {}
+    with Signals() as signals:
+        for epoch in range(training.step // steps, run.epochs):
+            training.task.train()
+            first = training.step % steps
+            batches = train_loader.epoch(epoch, start=first * run.accumulate)
+            training.losses *= first > 0
+            started, pictures, waited = time.perf_counter(), 0, 0.0
+            for done in range(first + 1, steps + 1):
+                step = train_step(training, batches, steps, log)
+                training.losses += step["loss"]
+                pictures += int(step.pop("pictures")) * procs.world
+                waited += step.pop("waited")
+                rate = pictures / (time.perf_counter() - started)
+                log.step(training.step, f"{epoch + 1}/{run.epochs}", step | {"images_per_second": rate})
+                stop = procs.any(signals.received > 0)[0]
+                if stop or (run.save_steps and training.step % run.save_steps == 0 and done < steps):
+                    save_last(training, log)
+                if stop:
+                    raise Interrupted(
+                        signals.received or signal.SIGTERM,
+                        f"stopped behind step {done} of {steps} in epoch {epoch + 1}; {run.out}/last is saved; "
+                        f"go on with: foveal train --from {run.out}/run.json --resume",
+                    )
+            seconds = time.perf_counter() - started
+            figures = {"epoch": epoch + 1, "step": training.step, "loss": training.losses / steps, "lr": step["lr"]}
+            figures |= evaluate(training, val_loader, log)
+            figures |= {"images_per_second": pictures / seconds, "data_wait": 100 * waited / seconds}
+            best = training.task.best
+            if math.isnan(figures[best]):
+                raise UserError("no picture of the validation set could be read")
+            log.metrics(figures, best, training.step)
+            if figures[best] > training.best:
+                training.best = figures[best]
+                save_best(training, describe(figures))
+            save_last(training, log)
     return figures
 
 
-def evaluate(run: Run, task: Task, loader: DataLoader, log: RunLog) -> dict[str, float]:
-    """The task's metric over a loader, in evaluation mode."""
-    device = next(task.parameters()).device
-    task.eval()
-    metric = task.metric()
-    for batch in loader:
-        log.bad_images(batch["bad"], run.on_bad_image)
-        if len(batch["label"]):
-            metric.update(task.predict(batch["image"].to(device)).cpu(), batch["label"])
-    return metric.compute()
+def evaluate(training: Training, loader: Loader, log: RunLog) -> dict[str, float]:
+    """The metric over a loader and all processes, in evaluation mode."""
+    task = training.evaluated.eval()
+    metric, merged = task.metric(), task.metric()
+    last = None
+    for batch in _in_step(training, loader.epoch()):
+        if batch is not None:
+            log.bad_images(batch["bad"], training.run.on_bad_image)
+        counts = False
+        if batch is not None and len(batch["label"]):
+            last, counts = moved(batch, training), True
+        elif not training.run.fsdp:
+            continue
+        if last is None:
+            raise UserError("fsdp needs readable validation pictures in every process")
+        with autocast(training):
+            predictions = task.predict(last)
+        if counts:
+            metric.update(predictions, last)
+    for state in training.procs.gather(metric.state()):
+        merged.merge(state)
+    return merged.compute()
+
+
+def _in_step(training: Training, batches: Iterator[dict]) -> Iterator[dict | None]:
+    """Under FSDP every process has to take part in every forward pass: None where its own batches have ended."""
+    while True:
+        batch = next(batches, None)
+        more = training.procs.any(batch is not None)[0] if training.run.fsdp else batch is not None
+        if not more:
+            return
+        yield batch
+
+
+def _weights(training: Training, model: Any) -> dict[str, Any]:
+    """A model's whole state, of which the first process needs the values."""
+    if training.run.fsdp:
+        return sharded.get_model_state_dict(
+            model, options=sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        )
+    return model.state_dict()
+
+
+def save_best(training: Training, texts: dict[str, str]) -> None:
+    """Replace ``best/``; all processes must call this together."""
+    task = training.evaluated
+    weights = _weights(training, task.model)
+    if training.procs.first:
+        with replacing(training.run.out / "best") as folder:
+            write_model(task.model, weights, task.config(), folder)
+            for name, text in texts.items():
+                (folder / name).write_text(text)
+
+
+def restore(training: Training, classes: list[str]) -> int:
+    """Go on from ``last/`` of the run's folder.
+
+    Args:
+        classes: of the data that is given now.
+
+    Returns:
+        Bytes of ``metrics.jsonl`` that belong to the steps done.
+
+    Raises:
+        UserError: no or a damaged checkpoint, another recipe, other classes, another number of pictures a step.
+    """
+    run, model, folder = training.run, training.task.model, training.run.out / "last"
+    state = read_state(folder)
+    if changed := Run.from_dict(state["run"]).differences(run, ignore=MAY_CHANGE):
+        raise UserError(f"{run.out} was started with another recipe ({'; '.join(changed)})")
+    if state["classes"] != classes:
+        odd = sorted(set(state["classes"]) ^ set(classes)) or ["their order"]
+        raise UserError(
+            f"the classes of {run.data} are not those of the checkpoint; they differ in {', '.join(odd[:5])}"
+        )
+    world, before = training.procs.world, state["step_batch"]
+    if (now := world * run.batch_size * run.accumulate) != before:
+        raise UserError(
+            f"a step had {before} pictures and would have {now}: choose --batch-size and --accumulate so that "
+            f"{world} process(es) * batch-size * accumulate = {before}"
+        )
+    try:
+        weights: Any = load_file(folder / "model.safetensors")
+        averaged: Any = training.averaged and training.averaged.module
+        if run.fsdp:
+            options = sharded.StateDictOptions(full_state_dict=True)
+            sharded.set_model_state_dict(model, weights, options=options)
+            sharded.set_optimizer_state_dict(model, training.optimizer, state["optimizer"], options=options)
+            if averaged:
+                sharded.set_model_state_dict(averaged.model, state["averaged"], options=options)
+        else:
+            model.load_state_dict(weights)
+            training.optimizer.load_state_dict(state["optimizer"])
+            if averaged:
+                averaged.model.load_state_dict(state["averaged"])
+        training.scaler.load_state_dict(state["scaler"])
+    except (KeyError, OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise UserError(f"cannot go on from {folder}: {first_line(error)}") from None
+    training.step, training.best, training.losses = state["step"], state["best"], state["losses"]
+    return state["log_bytes"]
+
+
+def save_last(training: Training, log: RunLog) -> None:
+    """Replace ``last/`` by weights and all that a resumed run needs; all processes must call this together."""
+    run, task, model = training.run, training.task, training.task.model
+    weights = _weights(training, model)
+    optimizer = (
+        sharded.get_optimizer_state_dict(
+            model, training.optimizer, options=sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        )
+        if run.fsdp
+        else training.optimizer.state_dict()
+    )
+    averaged = _weights(training, training.evaluated.model) if training.averaged is not None else None
+    if training.procs.first:
+        state = dict(
+            run=run.to_dict(),
+            classes=getattr(task, "classes", None),
+            step=training.step,
+            step_batch=training.procs.world * run.batch_size * run.accumulate,
+            best=training.best,
+            losses=training.losses,
+            log_bytes=log.position,
+            optimizer=optimizer,
+            averaged=averaged,
+            scaler=training.scaler.state_dict(),
+        )
+        with replacing(run.out / "last") as folder:
+            write_model(model, weights, task.config(), folder)
+            write_state(state, folder)
+    training.procs.gather(None)  # nobody goes on before it is written

@@ -1,11 +1,49 @@
 """What a run is: plain data that goes to JSON and back."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from .._errors import UserError
+from .._errors import UserError, unknown
+from ..tasks import TASKS, TaskArgs
+
+
+@dataclass(kw_only=True)
+class Optim:
+    """Optimiser and schedule.
+
+    Attributes:
+        opt: optimiser, by timm's names.
+        lr: peak learning rate; it is not scaled with the batch.
+        betas: decay rates of Adam's averages; empty for the optimiser's own.
+        momentum: of SGD and its relatives.
+        weight_decay: of weights with two or more dimensions, less the model's no_weight_decay.
+        layer_decay: factor of the learning rate from one layer group to the one below it; 1 for none.
+        schedule: from the peak downwards, by step: cosine, poly, step or constant.
+        warmup_epochs: linear warm-up at the start.
+        warmup_lr: learning rate before the first step.
+        min_lr: learning rate behind the last one.
+        poly_power: exponent of the poly schedule.
+        decay_epochs: where the step schedule multiplies by decay_rate.
+        decay_rate: factor of the step schedule.
+        clip_grad: largest norm of the gradient; 0 for no limit.
+    """
+
+    opt: str = "adamw"
+    lr: float = 1e-3
+    betas: tuple[float, ...] = ()
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    warmup_epochs: float = 1.0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+    poly_power: float = 0.9
+    decay_epochs: tuple[float, ...] = ()
+    decay_rate: float = 0.1
+    clip_grad: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -14,71 +52,117 @@ class Run:
 
     Attributes:
         recipe: the recipe that it came from.
-        model: name of any timm model.
-        model_args: further arguments of the model, as JSON.
-        data: a data set's name or a folder of pictures.
+        task: what is trained.
+        data: a data set's name, a folder, a list, or shards.
+        val_data: validation pictures, where they lie elsewhere.
         root: where a named data set lies.
-        out: folder of the run; must not exist.
-        image_size: side of the square pictures in pixels.
+        out: folder of the run; must not exist, unless the run is resumed.
         epochs: passes over the training pictures.
-        batch_size: pictures a step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        warmup_epochs: linear warm-up; a cosine to zero follows.
-        clip_grad: largest norm of the gradient.
-        smoothing: label smoothing.
-        ema_decay: decay of the averaged weights, which are evaluated and saved; 0 for none.
-        seed: of weights, order and augmentation.
+        batch_size: pictures of one process a backward pass.
+        accumulate: backward passes a step; a step sees processes * batch_size * accumulate pictures.
+        optim: optimiser and schedule.
+        ema_decay: decay of the averaged weights, which are evaluated and saved as the best; 0 for none.
+        precision: of the forward pass; weights stay in float32.
+        channels_last: memory format of weights and pictures.
+        compile: run the model under torch.compile.
+        grad_checkpointing: compute activations again in the backward pass to save memory.
+        sync_bn: BatchNorm over all processes (CUDA).
+        fsdp: shard weights, gradients and optimiser over the processes.
+        seed: of weights, order, augmentation and all else that is random.
         workers: processes that read pictures; 0 reads them between the steps.
         device: where to train, as torch names it.
-        on_bad_image: ``stop`` at a picture that cannot be read, or ``skip`` and list it.
+        on_bad_image: stop at a picture that cannot be read, or skip it and list it.
+        save_steps: steps between two checkpoints; one is also written after every epoch. 0 for no more than that.
+        logger: wandb or trackio, which must be installed; TensorBoard and JSON lines are written always.
     """
 
     recipe: str
-    model: str
-    model_args: dict[str, Any] = field(default_factory=dict)
+    task: TaskArgs
     data: str
+    val_data: str | None = None
     root: Path | None = None
     out: Path
-    image_size: int = 224
     epochs: int = 10
     batch_size: int = 128
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    clip_grad: float = 1.0
-    smoothing: float = 0.1
+    accumulate: int = 1
+    optim: Optim = field(default_factory=Optim)
     ema_decay: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    grad_checkpointing: bool = False
+    sync_bn: bool = False
+    fsdp: bool = False
     seed: int = 0
     workers: int = 0
     device: str = "cpu"
     on_bad_image: Literal["stop", "skip"] = "stop"
+    save_steps: int = 0
+    logger: Literal["wandb", "trackio"] | None = None
 
     def __post_init__(self):
-        for name in ("image_size", "epochs", "batch_size", "lr", "clip_grad"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_epochs", "seed", "workers"):
+        optim = self.optim
+        for name, value in [("epochs", self.epochs), ("batch-size", self.batch_size), ("accumulate", self.accumulate)]:
+            if value <= 0:
+                raise UserError(f"{name} must be above 0, got {value}")
+        if optim.lr <= 0 or not 0 < optim.layer_decay <= 1:
+            raise UserError(f"lr must be above 0 and layer-decay in (0, 1], got {optim.lr} and {optim.layer_decay}")
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"):
+            if getattr(optim, name) < 0:
+                raise UserError(f"{name.replace('_', '-')} must not be below 0, got {getattr(optim, name)}")
+        for name in ("seed", "workers", "save_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name.replace('_', '-')} must not be below 0, got {getattr(self, name)}")
-        for name in ("smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema-decay must be in [0, 1), got {self.ema_decay}")
+        if bool(optim.decay_epochs) != (optim.schedule == "step"):
+            raise UserError("decay-epochs and the step schedule need each other")
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, default=str)
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``task`` gets its kind."""
+        kind = next(kind for kind, cls in TASKS.items() if cls is type(self.task))
+        values = asdict(self)
+        return json.loads(json.dumps(values | {"task": {"kind": kind, **values["task"]}}, default=str))
 
     @classmethod
-    def from_json(cls, text: str) -> "Run":
-        """The run of ``to_json``; raises UserError for unknown or missing fields."""
-        values = json.loads(text)
-        known = {f.name for f in fields(cls)}
-        if odd := values.keys() - known:
-            raise UserError(f"unknown fields of a run: {', '.join(sorted(odd))}")
-        for name in ("root", "out"):
-            if values.get(name) is not None:
-                values[name] = Path(values[name])
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UserError(f"incomplete run: {error}") from None
+    def from_dict(cls, values: dict[str, Any]) -> "Run":
+        """The run of ``to_dict``; raises UserError for unknown, missing or malformed fields."""
+        task = dict(values.get("task") or {})
+        kind = task.pop("kind", None)
+        if kind not in TASKS:
+            raise unknown("task", str(kind), TASKS)
+        return _build(cls, values | {"task": _build(TASKS[kind], task)})
+
+    def differences(self, other: "Run", ignore: tuple[str, ...] = ()) -> list[str]:
+        """Where ``other`` differs, as "lr: 0.001 here, 0.01 there"."""
+        ours, theirs = (dict(_flat(run.to_dict())) for run in (self, other))
+        names = [
+            name for name in ours | theirs if name.split(".")[0] not in ignore and ours.get(name) != theirs.get(name)
+        ]
+        return [f"{name}: {ours.get(name)} stored, {theirs.get(name)} given" for name in names]
+
+
+def _flat(values: dict[str, Any], prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _build(cls: Any, values: dict[str, Any]) -> Any:
+    hints, made = get_type_hints(cls), {}
+    if odd := values.keys() - {f.name for f in fields(cls)}:
+        raise UserError(f"unknown fields of a run: {', '.join(sorted(odd))}")
+    for name, value in values.items():
+        if is_dataclass(hints[name]) and isinstance(value, dict):
+            value = _build(hints[name], value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif value is not None and "Path" in str(hints[name]):
+            value = Path(value)
+        made[name] = value
+    try:
+        return cls(**made)
+    except TypeError as error:
+        raise UserError(f"incomplete or malformed run: {error}") from None

@@ -4,7 +4,11 @@ from collections.abc import Callable
 
 from ..engine import Run
 from .quickstart import quickstart
+from .thesis import emsnet_in1k, mat_in1k, partialformer_in1k
+from .transfer import distill, finetune
 
-RECIPES: dict[str, Callable[[], Run]] = {recipe.__name__: recipe for recipe in (quickstart,)}
+RECIPES: dict[str, Callable[[], Run]] = {
+    recipe.__name__: recipe for recipe in (quickstart, finetune, distill, emsnet_in1k, mat_in1k, partialformer_in1k)
+}
 
-__all__ = ["RECIPES", "quickstart"]
+__all__ = ["RECIPES", "distill", "emsnet_in1k", "finetune", "mat_in1k", "partialformer_in1k", "quickstart"]

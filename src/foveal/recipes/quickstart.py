@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..engine import Run
+from ..engine import Optim, Run
+from ..tasks import Augment, ClassificationArgs
 
 
 def quickstart() -> Run:
@@ -14,14 +15,19 @@ def quickstart() -> Run:
     """
     return Run(
         recipe="quickstart",
-        model="partialformer_b0",
-        model_args=dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8], head_hidden=256, drop_path_rate=0.0),
+        task=ClassificationArgs(
+            model="partialformer_b0",
+            model_args=dict(
+                embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8], head_hidden=256, drop_path_rate=0.0
+            ),
+            image_size=64,
+            crop_pct=1.0,
+            augment=Augment(crop_scale=0.6, crop_ratio=1.25, train_interpolation="bilinear"),
+        ),
         data="fashion",
         out=Path("runs/quickstart"),
-        image_size=64,
         epochs=16,
         batch_size=128,
-        lr=3e-3,
-        warmup_epochs=1.0,
+        optim=Optim(lr=3e-3),
         ema_decay=0.99,
     )

@@ -1,6 +1,8 @@
 """Tasks: a model with its losses, predictions and metric."""
 
-from ._task import Metric, Task
-from .classification import Classification
+from ._task import Metric, Task, TaskArgs
+from .classification import Augment, Classification, ClassificationArgs
 
-__all__ = ["Classification", "Metric", "Task"]
+TASKS: dict[str, type[TaskArgs]] = {"classification": ClassificationArgs}
+
+__all__ = ["TASKS", "Augment", "Classification", "ClassificationArgs", "Metric", "Task", "TaskArgs"]

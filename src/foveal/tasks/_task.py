@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -9,27 +11,39 @@ from torch import nn
 
 
 class Metric(Protocol):
-    """A figure of merit over many batches."""
+    """A figure of merit over many batches, and over several processes."""
 
-    def update(self, scores: torch.Tensor, labels: torch.Tensor) -> None: ...
+    def update(self, predictions: Any, batch: dict) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
 
     def reset(self) -> None: ...
 
+    def state(self) -> Any:
+        """What another process needs for ``merge``."""
+
+    def merge(self, state: Any) -> None:
+        """Add what another process has seen."""
+
 
 class Task(nn.Module, ABC):
-    """A model with its loss, predictions and metric."""
+    """A model with its loss, predictions and metric.
+
+    Attributes:
+        model: a timm model, or one that holds a timm backbone.
+        best: the metric's figure that decides which weights are the best; higher is better.
+    """
 
     model: nn.Module
+    best: str
 
     @abstractmethod
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """A batch -> {"loss": scalar, and its parts}."""
 
     @abstractmethod
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, H, W] -> predictions."""
+    def predict(self, batch: dict) -> Any:
+        """A batch -> predictions, as the metric takes them."""
 
     @abstractmethod
     def metric(self) -> Metric:
@@ -42,3 +56,26 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What timm's config.json says beside the weights."""
+
+
+@dataclass(kw_only=True)
+class TaskArgs(ABC):
+    """The part of a run that a task reads; goes to JSON and back with it.
+
+    Attributes:
+        model: name of any timm model, or the folder of a run or of weights with timm's config.json.
+        model_args: further arguments of the model, as JSON.
+        pretrained: start from timm's weights of that name; a folder always brings its own.
+        weights: start from this file (safetensors, or a checkpoint of tensors); the classifier may differ.
+        image_size: side of the square pictures in pixels.
+    """
+
+    model: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    weights: Path | None = None
+    image_size: int = 224
+
+    @abstractmethod
+    def build(self, classes: list[str]) -> Task:
+        """The task for data of these classes; raises UserError."""

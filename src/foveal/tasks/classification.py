@@ -1,82 +1,294 @@
 """Image classification with any timm model."""
 
+import pickle
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import create_transform, resolve_model_data_config
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import Mixup, create_transform, resolve_model_data_config
+from timm.models import clean_state_dict
 
-from .._errors import check_model
+from .._errors import UserError, check_model, does_not_run, first_line
 from ..metrics import Accuracy
-from ._task import Task
+from ._task import Task, TaskArgs
+
+
+@dataclass(kw_only=True)
+class Augment:
+    """What training does to pictures, by timm's transforms and Mixup.
+
+    Attributes:
+        crop_scale: smallest share of a picture's area that a random crop keeps.
+        crop_ratio: widest aspect ratio of a crop; its inverse is the narrowest.
+        hflip: probability of a mirrored picture.
+        color_jitter: strength of colour jitter; without effect beside auto_augment, as in timm.
+        auto_augment: timm's policy, as rand-m9-mstd0.5-inc1; empty for none.
+        train_interpolation: of crops; random draws bilinear or bicubic.
+        random_erasing: probability of random erasing (per-pixel noise).
+        mixup: alpha of Mixup; 0 for none.
+        cutmix: alpha of CutMix; 0 for none.
+        mix_prob: probability that a batch is mixed at all.
+        mix_switch: probability of CutMix where both are on.
+    """
+
+    crop_scale: float = 0.08
+    crop_ratio: float = 4 / 3
+    hflip: float = 0.5
+    color_jitter: float = 0.0
+    auto_augment: str = ""
+    train_interpolation: Literal["random", "bilinear", "bicubic"] = "random"
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    mix_switch: float = 0.5
+
+
+@dataclass(kw_only=True)
+class ClassificationArgs(TaskArgs):
+    """What a run says of a classifier, beside what it says of any task.
+
+    Attributes:
+        crop_pct: share of the picture's shorter side that evaluation keeps; the model's own if not given.
+        smoothing: label smoothing.
+        augment: what training does to pictures.
+        teacher: classifier to learn from: a timm name with weights, or a folder; empty for none.
+        distill: learn the teacher's probabilities (soft) or its decision (hard); Touvron et al., 2021, eq. 2 and 3.
+        distill_weight: share of the teacher in the loss.
+        temperature: of both sides' probabilities, soft only.
+    """
+
+    crop_pct: float | None = None
+    smoothing: float = 0.1
+    augment: Augment = field(default_factory=Augment)
+    teacher: str = ""
+    distill: Literal["soft", "hard"] = "soft"
+    distill_weight: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if self.image_size <= 0 or self.temperature <= 0:
+            raise UserError(f"image-size and temperature must be above 0, got {self.image_size}, {self.temperature}")
+        for name, value in (("crop-pct", self.crop_pct), ("distill-weight", self.distill_weight)):
+            if value is not None and not 0 < value <= 1:
+                raise UserError(f"{name} must be in (0, 1], got {value}")
+        if not 0 <= self.smoothing < 1:
+            raise UserError(f"smoothing must be in [0, 1), got {self.smoothing}")
+        if self.pretrained and self.weights:
+            raise UserError("pretrained and the weights of a file exclude each other")
+
+    def build(self, classes: list[str]) -> "Classification":
+        return Classification(self, classes)
 
 
 class Classification(Task):
     """A timm classifier, cross-entropy and accuracy.
 
     Args:
-        model: any timm model's name.
+        args: model, preprocessing, augmentation, teacher.
         classes: names of the classes; they travel with the weights.
-        image_size: side of the square pictures in pixels.
-        model_args: further arguments of the model.
-        smoothing: label smoothing.
 
     Raises:
-        UserError: an unknown model.
+        UserError: an unknown model or policy, weights of another architecture, a teacher of other classes.
     """
 
-    def __init__(
-        self,
-        model: str,
-        classes: list[str],
-        image_size: int,
-        model_args: dict[str, Any] | None = None,
-        pretrained: bool = False,
-        smoothing: float = 0.0,
-    ):
+    best = "top1"
+
+    def __init__(self, args: ClassificationArgs, classes: list[str]):
         super().__init__()
-        check_model(model)
-        self.model = timm.create_model(model, pretrained=pretrained, num_classes=len(classes), **(model_args or {}))
-        self.classes = classes
-        self.image_size = image_size
-        self.smoothing = smoothing
+        self.args, self.classes = args, classes
+        self.model = create_classifier(args.model, len(classes), args.pretrained, args.model_args)
+        if args.weights is not None:
+            load_weights(self.model, args.weights)
+        mixed: Any = dict(label_smoothing=args.smoothing, num_classes=len(classes))
+        augment = args.augment
+        mixed |= dict(prob=augment.mix_prob, switch_prob=augment.mix_switch)
+        self.mix = Mixup(augment.mixup, augment.cutmix, **mixed) if augment.mixup or augment.cutmix else None
+        self.teacher = Teacher(args.teacher, classes, self.data_config()) if args.teacher else None
+        self.transform(train=True)  # an unknown policy fails here and not in the first batch
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Batch {"image": [B, 3, H, W], "label": [B]} -> {"loss": scalar}."""
-        logits = self.model(batch["image"])
-        return {"loss": F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.smoothing)}
+        """Batch {"image": [B, 3, H, W], "label": [B]} -> {"loss": scalar}, and with a teacher its part "distill"."""
+        images, target = batch["image"], batch["label"]
+        if self.mix is not None and self.training:
+            if len(images) % 2:
+                raise ValueError("Mixup and CutMix need an even batch")
+            images, target = self.mix(images, target)
+        logits = self.model(images).float()
+        smoothing = self.args.smoothing if target.ndim == 1 else 0.0  # Mixup has smoothed its targets
+        loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
+        if self.teacher is None or not self.training:
+            return {"loss": loss}
+        distill = self.teacher.loss(logits, images, self.args)
+        weight = self.args.distill_weight
+        return {"loss": (1 - weight) * loss + weight * distill, "distill": distill.detach()}
 
     @torch.inference_mode()
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, H, W] -> probabilities [B, classes]."""
-        return self.model(images).float().softmax(dim=-1)
+    def predict(self, batch: dict) -> torch.Tensor:
+        """Batch {"image": [B, 3, H, W]} -> probabilities [B, classes]."""
+        return self.model(batch["image"]).float().softmax(dim=-1)
 
     def metric(self) -> Accuracy:
         """Top-1 accuracy, and top-5 where there are more classes than that."""
         return Accuracy((1, 5) if len(self.classes) > 5 else (1,))
 
-    def transform(self, train: bool) -> Callable:
-        """timm's transform from an RGB picture to a normalised tensor [3, image_size, image_size].
+    def data_config(self) -> dict[str, Any]:
+        """timm's preprocessing at this run's size."""
+        size = self.args.image_size
+        config = resolve_model_data_config(self.model) | dict(input_size=(3, size, size))
+        return config | (dict(crop_pct=self.args.crop_pct) if self.args.crop_pct else {})
 
-        Training crops at random (at least 60 % of the area) and flips.
-        """
-        config = resolve_model_data_config(self.model) | {"input_size": (3, self.image_size, self.image_size)}
-        chosen: dict[str, Any] = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
+    def transform(self, train: bool) -> Callable:
+        """timm's transform from an RGB picture to a normalised tensor [3, image_size, image_size]."""
+        config, augment = self.data_config(), self.args.augment
         if train:
-            chosen |= dict(is_training=True, scale=(0.6, 1.0), ratio=(0.8, 1.25), color_jitter=None)
-            chosen |= dict(interpolation="bilinear")
+            chosen: dict[str, Any] = {name: config[name] for name in ("input_size", "mean", "std")}
+            chosen |= dict(
+                is_training=True,
+                scale=(augment.crop_scale, 1.0),
+                ratio=(1 / augment.crop_ratio, augment.crop_ratio),
+                hflip=augment.hflip,
+                color_jitter=augment.color_jitter or None,
+                auto_augment=augment.auto_augment or None,
+                interpolation=augment.train_interpolation,
+                re_prob=augment.random_erasing,
+                re_mode="pixel",
+            )
         else:
-            chosen |= dict(crop_pct=1.0)
-        transform: Any = create_transform(**chosen)
+            chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
+        try:
+            transform: Any = create_transform(**chosen)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise UserError(f"unknown augmentation {augment.auto_augment!r}: {first_line(error)}") from None
         return transform
 
     def config(self) -> dict[str, Any]:
         """What timm's config.json says beside the weights: classes and preprocessing."""
-        return dict(
-            label_names=self.classes,
-            pretrained_cfg=dict(
-                input_size=(3, self.image_size, self.image_size), test_input_size=None, crop_pct=1.0, pool_size=None
-            ),
+        config = self.data_config()
+        kept = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
+        return dict(label_names=self.classes, pretrained_cfg=kept | dict(test_input_size=None, pool_size=None))
+
+
+class Teacher:
+    """A frozen classifier that a student learns from; no part of the student's parameters.
+
+    Args:
+        name: a timm name with weights, or a folder.
+        classes: the student's; the teacher must have as many, and the same names if it has names.
+        student: the student's preprocessing.
+    """
+
+    def __init__(self, name: str, classes: list[str], student: dict[str, Any]):
+        self.model = create_classifier(name, None, pretrained=not Path(name).is_dir()).eval().requires_grad_(False)
+        names = self.model.pretrained_cfg.get("label_names")
+        if self.model.num_classes != len(classes) or (names and list(names) != classes):
+            raise UserError(f"teacher {name} has other classes than the data: {self.model.num_classes}, {len(classes)}")
+        config = resolve_model_data_config(self.model)
+        mean, std, own_mean, own_std = (
+            torch.tensor(values).view(1, -1, 1, 1)
+            for values in (student["mean"], student["std"], config["mean"], config["std"])
         )
+        self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
+        fixed = self.model.pretrained_cfg.get("fixed_input_size")
+        self.size = config["input_size"][1:] if fixed else None
+
+    def __deepcopy__(self, memo: dict) -> "Teacher":
+        return self  # averaged weights share it
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """The student's images [B, 3, H, W] -> logits [B, classes]."""
+        if self.scale.device != images.device:
+            self.scale, self.shift = self.scale.to(images.device), self.shift.to(images.device)
+            self.model.to(images.device)
+        images = images * self.scale + self.shift
+        if self.size is not None and self.size != images.shape[2:]:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
+        return self.model(images).float()
+
+    def loss(self, logits: torch.Tensor, images: torch.Tensor, args: ClassificationArgs) -> torch.Tensor:
+        """Cross-entropy with the teacher's decision, or divergence from its probabilities at a temperature."""
+        target = self.logits(images)
+        if args.distill == "hard":
+            return F.cross_entropy(logits, target.argmax(dim=1))
+        student, teacher = (F.log_softmax(x / args.temperature, dim=1) for x in (logits, target))
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * args.temperature**2
+
+
+def create_classifier(
+    name: str, num_classes: int | None, pretrained: bool = False, model_args: dict[str, Any] | None = None
+) -> Any:
+    """A timm model, from its name or from a folder of weights with timm's config.json.
+
+    Args:
+        name: as ``ClassificationArgs.model``.
+        num_classes: the classifier is made anew if it has another number; None keeps it.
+
+    Raises:
+        UserError: an unknown name, a folder without a model, damaged weights, arguments that the model does not take.
+    """
+    args = dict(model_args or {}) if num_classes is None else dict(model_args or {}, num_classes=num_classes)
+    folder = Path(name)
+    if folder.is_dir():
+        folder = folder / "best" if (folder / "best").is_dir() else folder
+        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+            raise UserError(f"{name} is no run: expected best/config.json and best/model.safetensors in it")
+        try:
+            return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
+        except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+            what = f"cannot load {folder}, written by another version or damaged"
+            raise UserError(f"{what}: {first_line(error)}") from None
+    check_model(name)
+    if pretrained and not timm.is_model_pretrained(name):
+        raise UserError(f"timm has no weights for {name}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **args)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise does_not_run(name, error) from None
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Load a file of weights into a model; its classifier is left as it is where the shapes differ.
+
+    Args:
+        path: safetensors, or a checkpoint that holds nothing but tensors.
+
+    Raises:
+        UserError: no such file, code in it, another architecture.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"refused {path}: it holds more than tensors, and could run code; use safetensors") from None
+    except (AttributeError, EOFError, OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot read weights from {path}: {first_line(error)}") from None
+    state = clean_state_dict(state)
+    own = model.state_dict()
+    heads = model.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    for key in [key for key in state if key.startswith(tuple(f"{head}." for head in heads))]:
+        if key in own and state[key].shape != own[key].shape:
+            state[key] = own[key]
+    missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    other = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
+    if missing or odd or other:
+        named = {"missing": missing, "unexpected": odd, "of another shape": other}
+        listed = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in named.items() if keys)
+        raise UserError(f"{path} holds another architecture; {listed}")
+    model.load_state_dict(state)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

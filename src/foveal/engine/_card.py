@@ -1,0 +1,122 @@
+"""The model card: README.md of a folder of weights, as the Hugging Face Hub reads it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+
+UNITS = {"top1": "%", "top5": "%", "images_per_second": "images/s", "data_wait": "% of the time"}
+
+LOAD = """\
+```python
+import timm
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+import foveal  # registers the models with timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:USER/NAME
+transform = create_transform(**resolve_model_data_config(model))
+scores = model(transform(Image.open("picture.jpg").convert("RGB"))[None]).softmax(dim=-1)[0]
+print(model.pretrained_cfg["label_names"][scores.argmax()])
+```
+
+On the command line: `foveal predict FOLDER picture.jpg`, `foveal eval FOLDER --data PICTURES`."""
+
+
+def model_card(
+    *, run: dict[str, Any], config: dict[str, Any], figures: dict[str, float], cost: dict[str, float], command: str
+) -> str:
+    """The text of a README.md: what the weights are, how they came about, and how to use them.
+
+    Args:
+        run: content of ``run.json``: ``run`` (fields of the run) and ``environment``.
+        config: what timm's ``config.json`` says beside the weights: ``label_names`` and ``pretrained_cfg``.
+        figures: of the epoch that the weights are from.
+        cost: ``parameters``, and ``macs`` of one image.
+        command: that trained them.
+    """
+    fields, environment, seen = run["run"], run["environment"], config["pretrained_cfg"]
+    task, classes = fields["task"], config["label_names"]
+    height, width = seen["input_size"][1:]
+    model = PurePath(task["model"]).name  # it may be a folder
+    tags = ["image-classification", "timm", "foveal", model]
+    start = "the weights were trained from scratch"
+    if task.get("pretrained") or task.get("weights") or model != task["model"]:
+        source = task.get("weights") or f"the weights of {model}"
+        start = f"training started from {source}, whose licence counts too"
+    front = dict(
+        library_name="timm", pipeline_tag="image-classification", license="other", tags=tags, metrics=["accuracy"]
+    )
+    lines = [
+        "---",
+        *(f"{name}: {json.dumps(value)}" for name, value in front.items()),
+        "---",
+        "",
+        f"# {model} on {fields['data']}",
+        "",
+        f"An image classifier with {len(classes)} classes, trained with foveal {environment['foveal']} by the recipe "
+        f"`{fields['recipe']}`.",
+        "",
+        f"Classes: {_some(classes)}.",
+        "",
+        "## Figures",
+        "",
+        "Of the epoch that these weights are from. Loss and speed are those of training, the rest was measured on the "
+        "validation pictures:",
+        "",
+        *_table(("figure", "value"), ((name, _with_unit(name, value)) for name, value in figures.items())),
+        "",
+        "## Cost",
+        "",
+        f"{cost['parameters'] / 1e6:.2f} M parameters; {cost['macs'] / 1e9:.3f} G multiply-adds for a picture of "
+        f"{height}x{width} px.",
+        "",
+        "## Preprocessing",
+        "",
+        *_table(("setting", "value"), ((name, value) for name, value in seen.items() if value is not None)),
+        "",
+        "## Training",
+        "",
+        "```sh",
+        command,
+        "```",
+        "",
+        *_table(("field", "value"), _flat(fields)),
+        "",
+        f"Made with {', '.join(f'{name} {value}' for name, value in environment.items())}.",
+        "",
+        "## Use",
+        "",
+        LOAD,
+        "",
+        "## Licence",
+        "",
+        f"`license: other` above stands for a choice that is still to be made: {start}, and the licence of the data "
+        f"({fields['data']}) may set limits. foveal itself has the licence Apache-2.0.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _with_unit(name: str, value: float) -> str:
+    shown = str(value) if isinstance(value, int) else f"{value:.4g}"
+    return f"{shown} {UNITS[name]}" if name in UNITS else shown
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields with those within them, as ``optim.lr``."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _table(head: tuple[str, str], rows: Any) -> list[str]:
+    cells = ((str(name), str(value).replace("|", "\\|").replace("\n", " ")) for name, value in rows)
+    return [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]

@@ -1,0 +1,400 @@
+"""Training: a run as data, the schedule, resumption to the last bit, several processes, and what may go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
+
+from foveal._errors import UserError
+from foveal.cli import main
+from foveal.data import Batches, load_data
+from foveal.engine import Optim, Processes, Run, RunLog, learning_rate, prepare, train_step
+from foveal.engine.checkpoint import replacing, settle
+from foveal.recipes import RECIPES
+from runs import execute, execute_all, lines, make_folder, same, small_run, state, weights
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("pictures") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nothing disturbs, by its further arguments."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def train(*extra: str) -> Path:
+        if extra not in made:
+            made[extra] = tmp_path_factory.mktemp("whole") / "run"
+            assert execute(small_run(data, made[extra], *extra)) == 0
+        return made[extra]
+
+    return train
+
+
+# A run as data
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_goes_to_json_and_back(name):
+    run = RECIPES[name]()
+    assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    assert RECIPES[name].__doc__
+
+
+def test_there_are_six_recipes():
+    assert len(RECIPES) == 6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_builds_and_runs_a_step(name, data, whole):
+    """With its own optimiser, augmentation and loss; small pictures, and a CPU's precision."""
+    recipe = RECIPES[name]()
+    changed = dict(image_size=32, pretrained=False) | ({"teacher": str(whole())} if recipe.task.teacher else {})
+    run = replace(recipe, task=replace(recipe.task, **changed), device="cpu", precision="fp32", accumulate=2)
+    pictures, _ = load_data(str(data))
+    task = run.task.build(pictures.classes)
+    training = prepare(run, task, Processes())
+    before = {key: value.clone() for key, value in task.model.state_dict().items()}
+    with Batches(pictures, task.transform(train=True), 2, seed=0) as loader, RunLog(None, 1, Console()) as log:
+        figures = train_step(training, loader.epoch(), 10, log)
+    assert figures["pictures"] == 4
+    assert figures["lr"] == learning_rate(run, 0.1)
+    moved = [key for key, value in task.model.state_dict().items() if not torch.equal(value, before[key])]
+    assert len(moved) > len(before) / 2
+
+
+def test_the_thesis_recipes_say_what_the_thesis_says():
+    """Section 3.4.1, Table 4.10, section 5.4.1."""
+    runs = [RECIPES[f"{name}_in1k"]() for name in ("emsnet", "mat", "partialformer")]
+    mat = runs[1]
+    assert [run.batch_size * run.accumulate for run in runs] == [512, 4096, 1024]
+    assert [run.optim.weight_decay for run in runs] == [0.03, 0.05, 0.05]
+    for run in runs:
+        assert (run.epochs, run.optim.lr, run.optim.opt, run.task.image_size) == (300, 1e-3, "adamw", 224)
+        assert (run.optim.warmup_epochs, run.optim.schedule, run.ema_decay) == (5, "cosine", 0)
+    assert (mat.optim.warmup_lr, mat.optim.min_lr) == (1e-7, 1e-6)
+    assert (mat.task.augment.mixup, mat.task.augment.cutmix, mat.task.augment.random_erasing) == (0.1, 1.0, 0.25)
+    assert mat.task.smoothing == 0.1
+
+
+def test_differences_are_named_field_by_field():
+    run = RECIPES["quickstart"]()
+    other = replace(run, optim=replace(run.optim, lr=1.0), workers=3)
+    assert run.differences(other) == ["optim.lr: 0.003 stored, 1.0 given", "workers: 0 stored, 3 given"]
+    assert run.differences(other, ignore=("workers", "optim")) == []
+
+
+def schedule(**optim) -> Run:
+    return replace(RECIPES["quickstart"](), epochs=10, optim=Optim(lr=0.5, **optim))
+
+
+@pytest.mark.parametrize("name", ["cosine", "poly"])
+def test_schedules_are_those_of_timm(name):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    common = dict(lr_min=0.01, warmup_t=20, warmup_lr_init=0.001, warmup_prefix=True, t_in_epochs=False)
+    theirs = {
+        "cosine": lambda: CosineLRScheduler(optimizer, t_initial=80, **common),
+        "poly": lambda: PolyLRScheduler(optimizer, t_initial=80, power=0.9, **common),
+    }[name]()
+    run = schedule(schedule=name, warmup_epochs=2, warmup_lr=0.001, min_lr=0.01)
+    for step in range(100):
+        theirs.step_update(step)
+        assert learning_rate(run, step / 10) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
+
+
+def test_step_schedule():
+    run = schedule(schedule="step", decay_epochs=(4, 8), warmup_epochs=0)
+    assert [learning_rate(run, epoch) for epoch in (3.9, 4.1, 8.1)] == pytest.approx([0.5, 0.05, 0.005])
+
+
+# Resumption
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_three_kills_in_one_epoch_change_nothing(precision, ema, data, tmp_path, whole):
+    """Weights, averaged weights, optimiser, schedule, order, augmentation, dropout: all to the last bit."""
+    extra = ["--precision", precision, "--ema-decay", ema, "--workers", "2"]
+    undisturbed = whole(*extra)
+    out = tmp_path / "run"
+    argv = small_run(data, out, *extra, "--save-steps", "2", "--resume")
+    assert execute(argv, die_at=3, number=signal.SIGKILL) == -signal.SIGKILL
+    assert state(out)["step"] == 2
+    assert execute(argv, die_at=6, number=signal.SIGTERM) == 128 + signal.SIGTERM
+    assert state(out)["step"] == 7
+    assert execute(argv, die_at=11, number=signal.SIGKILL) == -signal.SIGKILL
+    assert state(out)["step"] == 10
+    assert execute(argv) == 0
+    assert same(weights(out / "last"), weights(undisturbed / "last"))
+    assert same(weights(out / "best"), weights(undisturbed / "best"))
+    assert lines(out) == lines(undisturbed)
+    ours, theirs = state(out), state(undisturbed)
+    for name in ("optimizer", "averaged", "scaler", "step", "best", "losses"):
+        assert same(ours[name], theirs[name]), name
+    assert (theirs["averaged"] is not None) == (ema != "0")
+
+
+def test_the_number_of_workers_changes_nothing(data, tmp_path, whole):
+    assert same(weights(whole() / "last"), weights(whole("--workers", "1") / "last"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data, tmp_path):
+    out = tmp_path / "run"
+    assert execute(small_run(data, out), 4, signal.SIGINT, tmp_path / "said") == 128 + signal.SIGINT
+    shown = (tmp_path / "said").read_text()
+    assert "stopped behind step 5 of 12 in epoch 1" in shown
+    assert shown.strip().endswith(f"go on with: foveal train --from {out}/run.json --resume")
+    assert execute(["--from", str(out / "run.json"), "--resume"]) == 0
+    assert [line["step"] for line in lines(out)] == [12, 24]
+
+
+def test_a_finished_run_is_not_trained_again(data, tmp_path, whole, capsys):
+    out = whole()
+    before = weights(out / "last")
+    assert main(["train", "--from", str(out / "run.json"), "--resume"]) == 0
+    assert "was finished before" in capsys.readouterr().out
+    assert same(weights(out / "last"), before)
+
+
+def test_an_end_between_the_two_renames_loses_nothing(tmp_path):
+    folder = tmp_path / "last"
+    with replacing(folder) as fresh:
+        (fresh / "file").write_text("first")
+    folder.rename(tmp_path / "last.old")
+    settle(folder)
+    assert (folder / "file").read_text() == "first"
+    assert not (tmp_path / "last.old").exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(data, tmp_path):
+    out = tmp_path / "run"
+    argv = small_run(data, out, "--save-steps", "2", "--resume")
+    assert execute(argv, die_at=5) == -signal.SIGKILL
+    before = weights(out / "last")
+    assert execute(argv, said=tmp_path / "said", space=40_000) == 2
+    error = (tmp_path / "said").read_text().strip()
+    assert error.startswith(f"foveal: cannot write checkpoint {out}/last, the one before it is whole")
+    assert "\n" not in error
+    assert same(weights(out / "last"), before)
+    assert state(out)["step"] == 4
+    assert not list(out.glob("*.writing"))
+
+
+def refused(argv: list[str], capsys) -> str:
+    assert main(["train", *argv]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("foveal: ")
+    assert "\n" not in error
+    return error
+
+
+def test_resuming_with_another_recipe_names_the_fields(data, whole, capsys):
+    out = whole()
+    error = refused(small_run(data, out, "--resume", "--lr", "0.1", "--smoothing", "0"), capsys)
+    assert "optim.lr: 0.003 stored, 0.1 given" in error
+    assert "task.smoothing: 0.1 stored, 0.0 given" in error
+
+
+def test_resuming_with_other_classes_names_them(data, tmp_path, whole, capsys):
+    other = make_folder(tmp_path / "data", classes=("cat", "horse"))
+    out = tmp_path / "run"
+    assert main(["train", *small_run(other, out, "--epochs", "1")]) == 0
+    (other / "train" / "horse").rename(other / "train" / "zebra")
+    (other / "val" / "horse").rename(other / "val" / "zebra")
+    error = refused(["--from", str(out / "run.json"), "--resume"], capsys)
+    assert "horse, zebra" in error
+
+
+def test_resuming_with_other_pictures_a_step_says_what_would_fit(data, whole, capsys):
+    error = refused(small_run(data, whole(), "--resume", "--batch-size", "8"), capsys)
+    assert "a step had 4 pictures and would have 8" in error
+    assert "= 4" in error
+
+
+def test_accumulation_is_a_larger_batch(data, tmp_path):
+    """Without what depends on the batch: BatchNorm, dropout, Mixup."""
+    made = []
+    for name, extra in (("a", "--batch-size 8"), ("b", "--batch-size 2 --accumulate 4")):
+        assert main(["train", *plain_run(data, tmp_path / name), *extra.split()]) == 0
+        made.append(weights(tmp_path / name / "last"))
+    for key in made[0]:
+        torch.testing.assert_close(made[0][key], made[1][key], rtol=1e-3, atol=1e-5)
+
+
+# Several processes
+
+
+def plain_run(data: Path, out: Path) -> list[str]:
+    """A run without BatchNorm, dropout and Mixup, whose steps do not depend on how a batch is cut."""
+    model = '--model test_partialformer --model-args {"stem":"conv7"}'
+    return f"{model} --image-size 32 --epochs 2 --data {data} --out {out} --opt sgd --lr 0.01 --ema-decay 0.9".split()
+
+
+@pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
+def test_two_processes_equal_one_with_twice_the_batch(sharding, data, tmp_path):
+    """Also with 14 validation pictures in batches of 4 for each of two: the uneven last ones count once."""
+    assert main(["train", *plain_run(data, tmp_path / "one"), "--batch-size", "8"]) == 0
+    argv = [*plain_run(data, tmp_path / "two"), "--batch-size", "4", *sharding]
+    assert execute_all([argv, argv]) == [0, 0]
+    for folder in ("last", "best"):
+        ours, theirs = weights(tmp_path / "two" / folder), weights(tmp_path / "one" / folder)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+    for two, one in zip(lines(tmp_path / "two"), lines(tmp_path / "one")):
+        assert two["top1"] == one["top1"]
+        assert (two["epoch"], two["step"]) == (one["epoch"], one["step"])
+
+
+@pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
+def test_a_killed_pair_goes_on_as_if_nothing_had_been(sharding, data, tmp_path):
+    argv = [*plain_run(data, tmp_path / "whole"), "--batch-size", "4", *sharding]
+    assert execute_all([argv, argv]) == [0, 0]
+    argv = [*plain_run(data, tmp_path / "cut"), "--batch-size", "4", "--save-steps", "2", "--resume", *sharding]
+    assert execute_all([argv, argv], die_at=3, number=signal.SIGTERM) == [143, 143]
+    assert state(tmp_path / "cut")["step"] == 4
+    assert execute_all([argv, argv]) == [0, 0]
+    assert same(weights(tmp_path / "whole" / "last"), weights(tmp_path / "cut" / "last"))
+
+
+def test_one_process_goes_on_from_two(data, tmp_path):
+    out = tmp_path / "run"
+    argv = [*plain_run(data, out), "--resume"]
+    assert execute_all([[*argv, "--batch-size", "4"]] * 2, die_at=2, number=signal.SIGTERM) == [143, 143]
+    assert main(["train", *argv, "--batch-size", "4", "--accumulate", "2"]) == 0
+    assert main(["train", *plain_run(data, tmp_path / "one"), "--batch-size", "8"]) == 0
+    ours, theirs = weights(out / "last"), weights(tmp_path / "one" / "last")
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+
+
+def test_torchrun_starts_again_after_a_killed_worker(data, tmp_path):
+    out = tmp_path / "run"
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, signal, sys\n"
+        "from foveal.cli import main\n"
+        "from foveal.engine import loop\n"
+        "step = loop.train_step\n"
+        "def dying(training, *args):\n"
+        "    if training.step == 4 and os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(training, *args)\n"
+        "loop.train_step = dying\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    argv += ["--monitor-interval", "0.1", "--standalone", str(worker), "train", *plain_run(data, out)]
+    argv += ["--batch-size", "4", "--save-steps", "2", "--resume"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "going on behind step 4 of 12" in done.stdout
+    assert lines(out)[-1]["step"] == 12
+
+
+# What may go wrong
+
+
+def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    error = refused(
+        small_run(data, out, "--lr", "1e30", "--opt", "sgd", "--clip-grad", "0", "--save-steps", "1"), capsys
+    )
+    assert "the loss is nan at epoch 1, step " in error
+    assert ".png" in error
+    assert f"the last checkpoint is {out}/last" in error
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("--batch-size 64", "a batch of 64 is larger than the 48 training pictures; --batch-size can be 48 at most"),
+        ("--accumulate 20", "an epoch has 12 batch(es) and --accumulate is 20"),
+        ("--batch-size 3", "Mixup and CutMix need an even batch"),
+        ("--opt adamww", "optimiser adamww"),
+        ("--auto-augment foo", "unknown augmentation 'foo'"),
+        ("--pretrained", "timm has no weights for test_mat"),
+        ("--fsdp", "torchrun --nproc-per-node N"),
+        ("--sync-bn", "sync-bn needs CUDA"),
+        ("--logger wandb", "wandb is not installed: pip install wandb"),
+        ("--schedule step", "decay-epochs and the step schedule need each other"),
+        ("--teacher nothing", "unknown model 'nothing'"),
+        ("--layer-decay 2", "layer-decay in (0, 1]"),
+        ("--weights nothing.pt", "no such file: nothing.pt"),
+        ("--model-args {", "expected a JSON object"),
+        ("--from nothing.json", "cannot read nothing.json"),
+    ],
+)
+def test_bad_arguments_are_one_line(extra, said, data, tmp_path, capsys):
+    assert said in refused(small_run(data, tmp_path / "run", *extra.split()), capsys)
+
+
+def test_weights_of_another_architecture_list_the_keys(data, tmp_path, capsys):
+    path = tmp_path / "weights.pt"
+    torch.save(timm.create_model("test_emsnet", num_classes=2).state_dict(), path)
+    error = refused(small_run(data, tmp_path / "run", "--weights", str(path)), capsys)
+    assert "missing:" in error
+    assert "unexpected:" in error
+
+
+def test_weights_with_another_classifier_are_taken(data, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": timm.create_model("test_mat", num_classes=5).state_dict()}, path)
+    assert main(["train", *small_run(data, tmp_path / "run", "--weights", str(path), "--epochs", "1")]) == 0
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_a_pickle_with_code_in_it_is_refused(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Evil()}, "weights.pt")
+    error = refused(small_run(data, tmp_path / "run", "--weights", "weights.pt"), capsys)
+    assert "refused weights.pt" in error
+    assert not Path("evil").exists()
+
+
+def test_a_folder_of_a_run_is_a_model(data, tmp_path, whole):
+    """Its architecture, arguments and weights; with other classes a new classifier."""
+    other = make_folder(tmp_path / "data", classes=("a", "b", "c"))
+    argv = f"--model {whole()} --data {other} --image-size 32 --batch-size 4 --epochs 1 --lr 1e-9 --ema-decay 0"
+    assert main(["train", "finetune", *argv.split(), "--out", str(tmp_path / "run")]) == 0
+    ours, theirs = weights(tmp_path / "run" / "last"), weights(whole() / "best")
+    for key, value in theirs.items():
+        if ours[key].shape == value.shape and value.is_floating_point() and "running" not in key:
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-6)
+    assert [key for key in theirs if ours[key].shape != theirs[key].shape]
+
+
+def test_a_student_of_its_own_weights_has_nothing_to_learn(data, whole):
+    teacher = str(whole())
+    args = replace(RECIPES["distill"]().task, model=teacher, teacher=teacher, image_size=32)
+    task = args.build(["cat", "dog"])
+    images = torch.randn(4, 3, 32, 32)
+    logits = task.model.eval()(images)
+    assert task.teacher.loss(logits, images, args).item() == pytest.approx(0, abs=1e-6)
+    hard = task.teacher.loss(logits, images, replace(args, distill="hard"))
+    expected = torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1))
+    torch.testing.assert_close(hard, expected)
+    names = dict(task.named_parameters())
+    assert all(name.startswith("model.") for name in names)
+
+
+def test_a_teacher_of_other_classes_is_refused(data, whole):
+    args = replace(RECIPES["distill"]().task, model="test_mat", teacher=str(whole()))
+    with pytest.raises(UserError, match="has other classes"):
+        args.build(["a", "b", "c"])
