@@ -9,7 +9,9 @@ from .._errors import UserError, first_line, unknown
 
 COMMANDS = {
     "train": "train a classifier; without arguments a small one on built-in pictures",
+    "eval": "accuracy, calibration and confusion of a model on labelled pictures",
     "predict": "label pictures with a trained model",
+    "push": "share a trained model on the Hugging Face Hub",
     "bench": "cost and speed of several models side by side",
     "tables": "the thesis's tables: reported beside measured here",
 }

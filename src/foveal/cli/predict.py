@@ -3,64 +3,49 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import timm
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
-from timm.data import create_transform, resolve_model_data_config
 
-from .._errors import UserError, first_line
+from .._errors import UserError
 from ..data import BadImage, open_image
+from ..tasks._classifier import AS_TRAINED, Preprocessing, load_classifier
 
 
 def main(argv: list[str]) -> int:
-    return tyro.cli(predict, args=argv, prog="foveal predict")
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    return tyro.cli(predict, args=argv, prog="foveal predict", config=config)
 
 
 def predict(
-    run: Annotated[Path, tyro.conf.Positional],
+    model: Annotated[str, tyro.conf.Positional],
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional],
     /,
+    *,
     top: int = 3,
-    json: bool = False,
+    preprocessing: Preprocessing = AS_TRAINED,
     on_bad_image: Literal["stop", "skip"] = "stop",
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
     """Label pictures.
 
     Args:
-        run: folder of a run, or of weights with timm's config.json.
+        model: a run's folder, a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an .onnx file.
         pictures: files.
         top: how many classes to name.
-        json: a JSON object per picture instead of a table.
         on_bad_image: stop at a picture that cannot be read, or skip it and list it.
+        as_json: a JSON object per picture instead of a table.
     """
-    return _predict(run, pictures, top, json, on_bad_image)
-
-
-def load_run(folder: Path) -> Any:
-    """The model of a run's folder, in evaluation mode; raises UserError."""
-    weights = folder / "best" if (folder / "best").is_dir() else folder
-    if not (weights / "config.json").is_file() or not (weights / "model.safetensors").is_file():
-        raise UserError(f"{folder} is no run: expected best/config.json and best/model.safetensors in it")
-    try:
-        return timm.create_model(f"local-dir:{weights}", pretrained=True).eval()
-    except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise UserError(f"cannot load {weights}, written by another version or damaged: {first_line(error)}") from None
-
-
-def _predict(run: Path, pictures: tuple[Path, ...], top: int, as_json: bool, on_bad_image: str) -> int:
     if not pictures:
         raise UserError("no picture given")
     if top < 1:
         raise UserError(f"top must be at least 1, got {top}")
-    model = load_run(run)
-    transform: Any = create_transform(**resolve_model_data_config(model))
-    names = model.pretrained_cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
-    table = Table("picture", *(f"{i + 1}." for i in range(min(top, len(names)))))
+    classifier = load_classifier(model, preprocessing)
+    transform = classifier.transform()
+    top = min(top, classifier.num_classes)
+    table = Table("picture", *(f"{i + 1}." for i in range(top)))
     for path in pictures:
         try:
             image = transform(open_image(path))
@@ -69,9 +54,8 @@ def _predict(run: Path, pictures: tuple[Path, ...], top: int, as_json: bool, on_
                 raise
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        with torch.inference_mode():
-            scores, classes = model(image[None]).softmax(dim=-1)[0].topk(min(top, len(names)))
-        labels = [(names[i], score) for i, score in zip(classes.tolist(), scores.tolist())]
+        scores, classes = classifier.scores(image[None])[0].topk(top)
+        labels = [(classifier.titles[i], score) for i, score in zip(classes.tolist(), scores.tolist())]
         if as_json:
             print(json.dumps({"picture": str(path), "labels": [{"class": n, "score": s} for n, s in labels]}))
         else:

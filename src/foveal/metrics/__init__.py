@@ -1,5 +1,9 @@
-"""Metrics with ``update``, ``compute`` and ``reset``."""
+"""Metrics with ``update``, ``compute`` and ``reset``, and ``state`` and ``merge`` for several processes."""
 
 from .accuracy import Accuracy
+from .calibration import Calibration
+from .confusion import draw_confusion
+from .real import RealLabels
+from .report import ClassificationReport
 
-__all__ = ["Accuracy"]
+__all__ = ["Accuracy", "Calibration", "ClassificationReport", "RealLabels", "draw_confusion"]

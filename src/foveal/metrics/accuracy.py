@@ -14,13 +14,28 @@ class Accuracy:
         self.correct = dict.fromkeys(self.top, 0)
         self.total = 0
 
-    def update(self, scores: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add scores [B, classes] and labels [B]."""
-        self.total += len(labels)
+    def update(self, predictions: torch.Tensor, batch: dict) -> None:
+        """Add scores [B, classes] of a batch {"label": [B]}."""
+        labels = batch["label"]
+        ranked = predictions.topk(min(max(self.top), predictions.shape[1]), dim=1).indices
+        self.add(ranked == labels[:, None])
+
+    def add(self, hits: torch.Tensor) -> None:
+        """Add [B, k]: whether the class of each rank is a right one."""
+        self.total += len(hits)
         for k in self.top:
-            ranked = scores.topk(min(k, scores.shape[1]), dim=1).indices
-            self.correct[k] += int((ranked == labels[:, None]).any(dim=1).sum())
+            self.correct[k] += int(hits[:, :k].any(dim=1).sum())
 
     def compute(self) -> dict[str, float]:
         """{"top1": percent, ...}; nan before the first update."""
         return {f"top{k}": 100 * self.correct[k] / self.total if self.total else float("nan") for k in self.top}
+
+    def state(self) -> tuple[dict[int, int], int]:
+        """What another process needs for ``merge``."""
+        return dict(self.correct), self.total
+
+    def merge(self, state: tuple[dict[int, int], int]) -> None:
+        """Add what another process has seen."""
+        correct, total = state
+        self.correct = {k: count + correct[k] for k, count in self.correct.items()}
+        self.total += total
