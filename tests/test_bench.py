@@ -1,4 +1,11 @@
-"""Bench: interleaving, ratios, memory, and one counter of multiply-adds against closed forms."""
+"""Bench: interleaving, ratios, memory, training steps, and one counter of multiply-adds against closed forms."""
+
+import csv
+import io
+import json
+import math
+import time
+from dataclasses import asdict
 
 import pytest
 import timm
@@ -7,7 +14,21 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveal._errors import UserError
-from foveal.bench import Setting, bench, count_macs, environment, interleave, peak_memory, ratio
+from foveal.bench import (
+    Setting,
+    bench,
+    count_macs,
+    environment,
+    interleave,
+    num_threads,
+    peak_memory,
+    ratio,
+    throughput,
+)
+from foveal.bench.models import training_step
+from foveal.cli import main
+
+CPU = torch.device("cpu")
 
 
 def test_interleave_calls_in_turn():
@@ -37,7 +58,39 @@ def test_peak_memory(mebibytes):
             torch.ones(size // 4)
 
     function()
-    assert size <= peak_memory(function, torch.device("cpu")) < 3 * size
+    assert size <= peak_memory(function, CPU) < 3 * size
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only where a test says so."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(("rounds", "timed"), [(2, 2), (9, 3)])
+def test_throughput_counts_images_behind_the_first_batch(clock, rounds, timed):
+    def batches():
+        for seconds in (100, 0.5, 0.5, 0.5):  # the first waits for the workers
+            clock[0] += seconds
+            yield [0] * 16
+
+    done = []
+    assert throughput(batches(), len, rounds, done.append) == 32
+    assert done == list(range(1, timed + 1))
+
+
+def test_throughput_needs_two_batches():
+    with pytest.raises(UserError, match="a single batch"):
+        throughput([[0]], len, 5, lambda done: None)
+
+
+def test_num_threads():
+    before = torch.get_num_threads()
+    with num_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_bench():
@@ -64,6 +117,13 @@ def test_bench():
     [
         ("resnet19", Setting(), "unknown model 'resnet19'; nearest: "),
         ("test_mat", Setting(size=(16, 16)), "test_mat does not run at this setting: expected images of at least"),
+        ("test_mat", Setting(mode="train", size=(16, 16)), "test_mat does not run at this setting: expected images"),
+        ("resnet18", Setting(mode="train", size=(32, 32)), "resnet18 does not run at this setting: Expected more than"),
+        (
+            "dla46x_c",
+            Setting(mode="train", grad_checkpointing=True),
+            "dla46x_c does not .*: gradient checkpointing not",
+        ),
     ],
 )
 def test_bench_refuses(model, setting, said):
@@ -71,6 +131,163 @@ def test_bench_refuses(model, setting, said):
     with pytest.raises(UserError, match=said):
         bench([model], setting)
     assert torch.get_num_threads() == threads
+
+
+def test_memory_that_suffices_for_each_but_not_for_all(monkeypatch):
+    def interleave(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("foveal.bench.models.interleave", interleave)
+    with pytest.raises(UserError, match="cpu has no memory for 2 models at once"):
+        bench(["test_mat", "test_emsnet"], Setting(size=(32, 32)))
+
+
+# training steps
+
+
+def test_bench_of_training_steps():
+    few, many = (
+        bench(["test_mat", "resnet18"], Setting(mode="train", size=(64, 64), batch=batch, rounds=2)) for batch in (2, 8)
+    )
+    forward = bench(["test_mat", "resnet18"], Setting(size=(64, 64), batch=8, rounds=2))
+    for a, b, f, state in zip(few, many, forward, (3, 3), strict=True):
+        assert all(math.isfinite(value) and value > 0 for value in list(asdict(b).values())[1:])
+        assert (a.parameters, a.macs) == (b.parameters, b.macs) == (f.parameters, f.macs)
+        assert b.images_per_second == pytest.approx(8000 / b.latency_ms)
+        # beside the weights their gradients and AdamW's two averages
+        assert f.peak_memory_mib + 4 * state * b.parameters / 2**20 < b.peak_memory_mib
+        assert a.peak_memory_mib < b.peak_memory_mib
+    assert many[0].ratio == 1
+    assert many[1].latency_ms > few[1].latency_ms
+
+
+def stepped(**setting):
+    """A model before and after a training step, the step, and its logits."""
+    model = timm.create_model("test_mat", num_classes=7).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits = []
+    model.get_classifier().register_forward_hook(lambda module, args, output: logits.append(output))
+    step, held = training_step(model, Setting(mode="train", size=(32, 32), batch=4, **setting), CPU)
+    return model, before, step, held, logits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_training_step_moves_float32_weights_under_autocast(dtype):
+    model, before, step, held, logits = stepped(dtype=dtype)
+    assert model.training
+    assert [(x.dtype, tuple(x.shape)) for x in logits] == [(getattr(torch, dtype), (4, 7))]
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    step()
+    moved = 0
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is None
+        moved += not torch.equal(before[name], first[name]) and not torch.equal(first[name], parameter)
+    assert moved > 0.9 * len(list(model.parameters()))  # a window of one pixel has no use for its abstract token
+    floats = sum(p.numel() for p in model.parameters())
+    assert 12 * floats <= held < 12.5 * floats + 1000
+
+
+def test_checkpointing_saves_memory():
+    peaks = []
+    for on in (False, True):
+        setting = Setting(mode="train", size=(64, 64), batch=8, grad_checkpointing=on)
+        step, _ = training_step(timm.create_model("test_mat"), setting, CPU)
+        peaks.append(peak_memory(step, CPU))
+    assert peaks[1] < 0.8 * peaks[0]
+
+
+def test_channels_last_and_compile_reach_the_training_step(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    model, *_ = stepped(compile=True, channels_last=True)
+    assert compiled == [model]
+    kernels = [p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+
+
+# the command
+
+BENCH = ["bench", "test_mat", "--size", "32", "--rounds", "2"]
+
+
+def printed(capsys, *args: str) -> str:
+    assert main([*BENCH, *args]) == 0
+    return capsys.readouterr().out
+
+
+def test_both_modes_print_the_same_columns(capsys):
+    modes = [[], ["--train", "--batch", "4", "--dtype", "bfloat16", "--grad-checkpointing"]]
+    answers = [json.loads(printed(capsys, *args, "--json")) for args in modes]
+    rows = [next(csv.DictReader(io.StringIO(printed(capsys, *args, "--csv")))) for args in modes]
+    assert list(rows[0]) == list(rows[1])
+    for part in ("environment", "setting"):
+        assert list(answers[0][part]) == list(answers[1][part])
+    assert list(answers[0]["results"][0]) == list(answers[1]["results"][0])
+    assert [answer["setting"]["mode"] for answer in answers] == [row["mode"] for row in rows] == ["inference", "train"]
+    shown = printed(capsys, *modes[1])
+    assert "training steps, 32x32, batch 4, bfloat16 autocast, 1 thread(s), eager, gradient checkpointing, 2" in shown
+
+
+@pytest.mark.parametrize(("args", "batch"), [([], 1), (["--train"], 32), (["--train", "--batch", "2"], 2)])
+def test_batch_belongs_to_the_mode(capsys, args, batch):
+    assert json.loads(printed(capsys, *args, "--json"))["setting"]["batch"] == batch
+
+
+def test_the_loader_stands_beside_the_models(capsys):
+    args = ["--train", "--batch", "4", "--data", "fashion"]
+    loader = json.loads(printed(capsys, *args, "--recipe", "emsnet_in1k", "--workers", "1", "--json"))["loader"]
+    assert loader.pop("images_per_second") > 0
+    assert loader == {"data": "fashion", "recipe": "emsnet_in1k", "workers": 1}
+    model, row = csv.DictReader(io.StringIO(printed(capsys, *args, "--csv")))
+    assert (model["model"], row["model"], row["data"], row["workers"]) == ("test_mat", "loader", "fashion", "0")
+    assert float(row["images_per_second"]) > 0
+    assert row["latency_ms"] == model["data"] == ""
+    assert "read between the steps" in printed(capsys, *args)
+
+
+def test_workers_are_faster_or_slower_than_models(capsys, monkeypatch):
+    speeds = iter([1.0, 1e9])
+    monkeypatch.setattr("foveal.cli.bench._speed", lambda *args: next(speeds))
+    args = ["--train", "--batch", "4", "--data", "fashion", "--workers", "3"]
+    assert "loader: fashion, 3 worker(s), too slow for test_mat" in printed(capsys, *args)
+    assert "loader: fashion, 3 worker(s), faster than every model" in printed(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("--grad-checkpointing", "--grad-checkpointing has no effect without --train"),
+        ("--data fashion", "--data has no effect without --train"),
+        ("--train --root .", "--root has no effect without --data"),
+        ("--train --recipe mat_in1k", "--recipe has no effect without --data"),
+        ("--train --workers 2", "--workers has no effect without --data"),
+        ("--train --data fashion --workers -1", "workers must not be below 0, got -1"),
+        ("--train --data fashion --root .", "--root has no effect on the built-in data"),
+        ("--train --data fashion --recipe mat_in2k", "unknown recipe 'mat_in2k'; nearest: mat_in1k"),
+        ("--train --data fashio", "unknown data set or folder 'fashio'; nearest: fashion"),
+        ("--train --data fashion --size 32 48", "--data takes square pictures"),
+        ("--train --data fashion --batch 10001", "larger than the 10000 training pictures"),
+        ("--train --batch 0", "batch must be at least 1"),
+    ],
+)
+def test_command_refuses(capsys, args, said):
+    assert main([*BENCH, *args.split()]) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    assert said in line
+
+
+def test_a_bad_picture_ends_the_measurement(capsys, tmp_path):
+    for part in ("train", "val"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(4):
+                (tmp_path / part / name / f"{i}.png").write_bytes(b"no picture")
+    assert main([*BENCH, "--train", "--batch", "2", "--data", str(tmp_path)]) == 2
+    assert "cannot read picture" in capsys.readouterr().err
 
 
 def test_environment_names_what_matters():

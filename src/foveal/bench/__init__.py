@@ -1,8 +1,8 @@
-"""Parameters, multiply-adds, latency, throughput and memory of any timm model, side by side in one run."""
+"""Parameters, multiply-adds, speed and memory of any timm model, in inference or training, side by side in one run."""
 
 from .macs import Macs, count_macs
 from .models import DTYPES, Result, Setting, bench, environment
-from .timing import interleave, peak_memory, ratio
+from .timing import interleave, num_threads, peak_memory, ratio, throughput
 
 __all__ = [
     "DTYPES",
@@ -13,6 +13,8 @@ __all__ = [
     "count_macs",
     "environment",
     "interleave",
+    "num_threads",
     "peak_memory",
     "ratio",
+    "throughput",
 ]

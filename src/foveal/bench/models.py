@@ -5,16 +5,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
+from timm.optim import create_optimizer_v2
 from torch import nn
 
-from .._errors import check_model, does_not_run
+from .._errors import UserError, check_model, does_not_run
 from .macs import count_macs
-from .timing import interleave, peak_memory, ratio
+from .timing import interleave, num_threads, peak_memory, ratio
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -24,16 +26,19 @@ class Setting:
     """How to measure.
 
     Attributes:
+        mode: what a call is: a forward pass, or a training step (forward pass, cross-entropy, backward pass, AdamW).
         size: height and width of the images in pixels.
         batch: images a call.
-        dtype: a key of ``DTYPES``, of weights and images.
+        dtype: a key of ``DTYPES``, of weights and images; in training of autocast, while the weights are float32.
         threads: CPU threads.
         device: as torch names it.
         compile: ``torch.compile`` instead of eager.
         channels_last: give weights and images that memory format.
+        grad_checkpointing: compute activations again in the backward pass; in training only.
         rounds: timed calls of each model.
     """
 
+    mode: Literal["inference", "train"] = "inference"
     size: tuple[int, int] = (224, 224)
     batch: int = 1
     dtype: str = "float32"
@@ -41,6 +46,7 @@ class Setting:
     device: str = "cpu"
     compile: bool = False
     channels_last: bool = False
+    grad_checkpointing: bool = False
     rounds: int = 20
 
 
@@ -51,13 +57,13 @@ class Result:
     Attributes:
         model: its name.
         parameters: their number.
-        macs: multiply-adds of one image: convolutions, linear layers, matrix products and attention.
+        macs: multiply-adds of one image's forward pass: convolutions, linear layers, matrix products and attention.
         latency_ms: median time of a call.
         latency_low_ms: first quartile.
         latency_high_ms: third quartile.
         ratio: median over the rounds of this model's time by the first model's.
         images_per_second: batch by median time.
-        peak_memory_mib: weights, and the most that a call holds at once.
+        peak_memory_mib: weights, in training the optimiser's state, and the most that a call holds at once.
     """
 
     model: str
@@ -73,28 +79,29 @@ class Result:
 
 def bench(models: Sequence[str], setting: Setting, progress: Callable[[int], None] = lambda done: None) -> list[Result]:
     """Measure timm models, by name, with random weights; raises UserError for what cannot be built or run."""
-    device = torch.device(setting.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(setting.threads)
-    try:
-        return _bench(list(dict.fromkeys(models)), setting, device, progress)
-    finally:
-        torch.set_num_threads(threads)
+    with num_threads(setting.threads):
+        return _bench(list(dict.fromkeys(models)), setting, torch.device(setting.device), progress)
 
 
 def _bench(models: list[str], setting: Setting, device: torch.device, progress: Callable) -> list[Result]:
+    prepare = training_step if setting.mode == "train" else forward_pass
     costs, calls = {}, {}
     for name in models:
         model = _build(name, setting.size)
         try:
             costs[name] = (sum(p.numel() for p in model.parameters()), count_macs(model, setting.size).products)
-            call, held = _prepare(model, setting, device)
+            call, held = prepare(model, setting, device)
             costs[name] += ((held + peak_memory(call, device)) / 2**20,)
         except Exception as error:  # whatever a foreign model raises at a size, type or device that it does not take
             raise does_not_run(name, error) from error
         calls[name] = call
     synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    seconds = interleave(calls, setting.rounds, synchronize=synchronize, progress=progress)
+    try:
+        seconds = interleave(calls, setting.rounds, synchronize=synchronize, progress=progress)
+    except torch.OutOfMemoryError:  # each of them ran, but beside fewer others
+        raise UserError(
+            f"{setting.device} has no memory for {len(models)} models at once; try fewer or --batch"
+        ) from None
     results = []
     for name, times in seconds.items():
         parameters, macs, memory = costs[name]
@@ -122,13 +129,9 @@ def _build(name: str, size: tuple[int, int]) -> nn.Module:
     return timm.create_model(name, **args).eval()
 
 
-def _prepare(model: nn.Module, setting: Setting, device: torch.device) -> tuple[Callable[[], torch.Tensor], int]:
+def forward_pass(model: nn.Module, setting: Setting, device: torch.device) -> tuple[Callable[[], object], int]:
     """A call of the model on random images, called once, and the bytes of its weights."""
-    images = torch.randn(setting.batch, 3, *setting.size).to(device, DTYPES[setting.dtype])
-    model = model.to(device, DTYPES[setting.dtype])
-    if setting.channels_last:
-        images, model = images.to(memory_format=torch.channels_last), model.to(memory_format=torch.channels_last)
-    held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    model, images = _place(model, setting, device, DTYPES[setting.dtype])
     forward = torch.compile(model) if setting.compile else model
 
     @torch.inference_mode()
@@ -136,7 +139,45 @@ def _prepare(model: nn.Module, setting: Setting, device: torch.device) -> tuple[
         return forward(images)
 
     call()
-    return call, held
+    return call, _bytes(*model.parameters(), *model.buffers())
+
+
+def training_step(model: Any, setting: Setting, device: torch.device) -> tuple[Callable[[], object], int]:
+    """A training step on random images and labels, done once, and the bytes of weights and the optimiser's state."""
+    model, images = _place(model.train(), setting, device, torch.float32)
+    labels = torch.randint(model.num_classes, (setting.batch,), device=device)
+    if setting.grad_checkpointing:
+        model.set_grad_checkpointing()
+    forward = torch.compile(model) if setting.compile else model
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
+    autocast = torch.autocast(device.type, DTYPES[setting.dtype], enabled=setting.dtype != "float32")
+    # Any scale takes the same time; one that overflows at first would leave steps out.
+    scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=setting.dtype == "float16")
+
+    def call() -> None:
+        with autocast:
+            logits = forward(images)
+        scaler.scale(F.cross_entropy(logits.float(), labels)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()  # here and not before the forward pass: gradients count as what a call holds
+
+    call()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return call, _bytes(*model.parameters(), *model.buffers(), *states)
+
+
+def _place(model: nn.Module, setting: Setting, device: torch.device, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
+    """The model and random images as the setting says."""
+    images = torch.randn(setting.batch, 3, *setting.size).to(device, dtype)
+    model = model.to(device, dtype)
+    if setting.channels_last:
+        return model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    return model, images
+
+
+def _bytes(*tensors: torch.Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def environment(setting: Setting) -> dict[str, str | int]:

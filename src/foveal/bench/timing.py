@@ -1,12 +1,27 @@
-"""Latency of several functions, interleaved, and peak memory of one."""
+"""Latency of several functions, interleaved, peak memory of one, and how fast batches come."""
 
+import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from .._errors import UserError
+
+
+@contextmanager
+def num_threads(number: int) -> Iterator[None]:
+    """Inside, torch uses so many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def interleave(
@@ -63,3 +78,27 @@ def peak_memory(function: Callable[[], object], device: torch.device) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def throughput(batches: Iterable, count: Callable[[Any], int], rounds: int, progress: Callable[[int], None]) -> float:
+    """Images a second of what yields batches, when nothing else is done with them.
+
+    Args:
+        batches: a loader; the first batch, behind which its workers have started, is not timed.
+        count: images of a batch.
+        rounds: timed batches; fewer if the loader ends before.
+        progress: told the number of timed batches.
+
+    Raises:
+        UserError: nothing behind the first batch.
+    """
+    iterator = iter(batches)
+    next(iterator)
+    images = done = 0
+    started = time.perf_counter()
+    for done, batch in enumerate(itertools.islice(iterator, rounds), start=1):
+        images += count(batch)
+        progress(done)
+    if not done:
+        raise UserError("the data gives a single batch, and a speed takes two or more; try a smaller --batch")
+    return images / (time.perf_counter() - started)
