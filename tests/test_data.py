@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import random
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from foveal._errors import UserError
-from foveal.data import BadImage, _decode, load_data, make_loader, open_image
-from foveal.data._pictures import Shuffle
+from foveal.data import BadImage, Batches, _decode, load_data, open_image
 from foveal.data.fashion_mnist import BUILT_IN, fashion_mnist, read_idx
 from foveal.engine import create_run_folder, save_model
 
@@ -194,26 +194,65 @@ def test_image_folder_holds_out_a_tenth(folder):
 # order and batches
 
 
-def test_shuffle_is_a_function_of_seed_and_epoch():
-    def order(seed, epoch):
-        shuffle = Shuffle(100, seed)
-        shuffle.set_epoch(epoch)
-        torch.rand(3)  # whatever else draws does not matter
-        return tuple(shuffle)
+def names(batches, epoch=0, start=0):
+    return [batch["name"] for batch in batches.epoch(epoch, start)]
 
-    drawn = {(seed, epoch): order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
-    assert len(set(drawn.values())) == 6
-    for key, permutation in drawn.items():
-        assert order(*key) == permutation
-        assert sorted(permutation) == list(range(100))
+
+def images(batches, epoch=0, start=0):
+    return torch.cat([batch["image"] for batch in batches.epoch(epoch, start)])
+
+
+def noisy(picture):
+    """A transform that draws from all three sources of random numbers."""
+    return to_tensor(picture).mean() + torch.rand(1) + random.random() + np.random.rand()
+
+
+def test_batches_are_a_function_of_seed_and_epoch(folder):
+    train, _ = load_data(str(folder))
+    drawn = {}
+    for seed in (0, 1):
+        for epoch in (0, 1, 2):
+            batches = Batches(train, noisy, 4, seed=seed)
+            drawn[seed, epoch] = images(batches, epoch)
+            torch.rand(3)  # whatever else draws does not matter
+            assert torch.equal(images(batches, epoch), drawn[seed, epoch])
+    assert len({tuple(values.flatten().tolist()) for values in drawn.values()}) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_go_on_where_they_stopped(folder, workers):
+    train, _ = load_data(str(folder))
+    whole = images(Batches(train, noisy, 4, seed=3), epoch=1)
+    with Batches(train, noisy, 4, seed=3, workers=workers) as batches:
+        assert torch.equal(images(batches, epoch=1, start=2), whole[8:])
+        assert torch.equal(images(batches, epoch=1), whole)
+
+
+def test_processes_share_the_batches_of_one(folder):
+    train, _ = load_data(str(folder))
+    one = names(Batches(train, noisy, 6, seed=0))
+    parts = [names(Batches(train, noisy, 3, seed=0, rank=rank, world=2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == one
+
+
+def test_evaluation_sees_every_picture_once(folder):
+    train, _ = load_data(str(folder))
+    seen = []
+    for rank in range(3):
+        batches = Batches(train, to_tensor, 4, rank=rank, world=3)
+        mine = names(batches)
+        assert len(mine) == len(batches)
+        seen += [name for batch in mine for name in batch]
+    assert sorted(seen) == sorted(str(path) for path in train.paths)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_loader_lists_bad_pictures(folder, workers):
+def test_evaluation_lists_bad_pictures(folder, workers):
     (folder / "c" / "00.PNG").write_text("text")
     train, val = load_data(str(folder))
     part = train if folder / "c" / "00.PNG" in train.paths else val
-    batches = list(make_loader(part, to_tensor, 2, workers=workers))
+    with Batches(part, to_tensor, 2, workers=workers) as loader:
+        batches = list(loader.epoch())
     (bad,) = [message for batch in batches for message in batch["bad"]]
     assert bad.startswith(f"cannot read picture {folder}/c/00.PNG: not a picture")
     labels = torch.cat([batch["label"] for batch in batches])
@@ -221,20 +260,35 @@ def test_loader_lists_bad_pictures(folder, workers):
     assert sum(len(batch["image"]) for batch in batches) == len(part) - 1
 
 
-def test_loader_gives_an_empty_batch_of_bad_pictures_only(folder):
+def test_training_replaces_a_bad_picture_by_one_of_its_batch(folder):
+    train, _ = load_data(str(folder))
+    train.paths[5].write_text("text")
+    (batch,) = Batches(train, to_tensor, len(train), seed=0).epoch()
+    assert len(batch["bad"]) == 1
+    assert len(batch["image"]) == len(train)
+    assert len(set(batch["name"])) == len(train) - 1
+
+
+def test_evaluation_gives_an_empty_batch_of_bad_pictures_only(folder):
     for path in (folder / "c").iterdir():
         path.write_text("text")
     _, val = load_data(str(folder))
-    last = list(make_loader(val, to_tensor, 1))[-1]
+    last = list(Batches(val, to_tensor, 1).epoch())[-1]
     assert (len(last["image"]), len(last["label"]), len(last["bad"])) == (0, 0, 1)
 
 
-@pytest.mark.parametrize(("batch_size", "shuffled", "batches"), [(8, 3, 4), (26, 1, 1), (99, 1, 1)])
+@pytest.mark.parametrize(("batch_size", "shuffled", "batches"), [(8, 3, 4), (26, 1, 1)])
 def test_last_partial_batch(folder, batch_size, shuffled, batches):
     train, _ = load_data(str(folder))
     assert len(train) == 26
-    assert len(make_loader(train, to_tensor, batch_size, shuffle_seed=0)) == shuffled
-    assert len(make_loader(train, to_tensor, batch_size)) == batches
+    assert len(Batches(train, to_tensor, batch_size, seed=0)) == shuffled
+    assert len(Batches(train, to_tensor, batch_size)) == batches
+
+
+def test_a_batch_larger_than_the_data_says_what_fits(folder):
+    train, _ = load_data(str(folder))
+    with pytest.raises(UserError, match="larger than the 26 training pictures; --batch-size can be 13 at most"):
+        Batches(train, to_tensor, 14, seed=0, world=2)
 
 
 # what is saved
@@ -265,8 +319,8 @@ def test_save_model_keeps_the_old_folder_if_writing_fails(tmp_path, monkeypatch)
     def full(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("foveal.engine.checkpoint.save_for_hf", full)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("foveal.engine.checkpoint.save_file", full)
+    with pytest.raises(UserError, match="the one before it is whole: disk full"):
         save_model(model, {}, tmp_path / "best")
     assert {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()} == before
 

@@ -19,10 +19,9 @@ from rich.table import Table
 
 from .._errors import UserError, first_line
 from ..bench import Setting, environment
-from ..data import Batches, Data, Pictures, decoder, load_split
-from ..data._pictures import SUFFIXES, UNLABELLED
+from ..data import SUFFIXES, UNLABELLED, Batches, Data, Pictures, decoder, load_split
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
-from ..tasks._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
+from ..tasks import AS_TRAINED, Classifier, Preprocessing, load_classifier
 from . import check_device
 
 WORST = 5  # classes named below the table

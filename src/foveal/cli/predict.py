@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .._errors import UserError
 from ..data import BadImage, open_image
-from ..tasks._classifier import AS_TRAINED, Preprocessing, load_classifier
+from ..tasks import AS_TRAINED, Preprocessing, load_classifier
 
 
 def main(argv: list[str]) -> int:

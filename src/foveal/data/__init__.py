@@ -7,7 +7,7 @@ from typing import TypeAlias
 from .._errors import UserError, unknown
 from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches
-from ._pictures import UNLABELLED, Divisible, Pictures, Sample, Stream, class_order, hold_out
+from ._pictures import SUFFIXES, UNLABELLED, Divisible, Pictures, Sample, Stream, class_order, hold_out
 from .fashion_mnist import BUILT_IN, fashion_mnist
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
@@ -16,6 +16,8 @@ from .webdataset import webdataset
 
 __all__ = [
     "DATASETS",
+    "SUFFIXES",
+    "UNLABELLED",
     "BadImage",
     "Batches",
     "Data",
@@ -73,7 +75,7 @@ def load_data(name: str, root: Path | None = None, val: str | None = None) -> tu
             different classes of the two parts, shards without ``val``.
     """
     train, own = _parts(name, root)
-    if train is None or not len(train):
+    if train is None:
         raise UserError(f"{name} has no training pictures")
     _check_labels(name, train)
     if val is not None:
@@ -119,6 +121,8 @@ def _parts(name: str, root: Path | None) -> Parts:
 def _check_labels(name: str, data: Data) -> None:
     if not data.classes:
         raise UserError(f"{name} has no class folders; expected {name}/CLASS/PICTURE")
+    if not len(data):
+        raise UserError(f"{name} has no pictures")
     if isinstance(data, Pictures) and any(data.label(index) == UNLABELLED for index in range(len(data))):
         raise UserError(f"{name} has pictures without a class")
 

@@ -1,8 +1,22 @@
 """Tasks: a model with its losses, predictions and metric."""
 
+from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier, weights_folder
 from ._task import Metric, Task, TaskArgs
 from .classification import Augment, Classification, ClassificationArgs
 
 TASKS: dict[str, type[TaskArgs]] = {"classification": ClassificationArgs}
 
-__all__ = ["TASKS", "Augment", "Classification", "ClassificationArgs", "Metric", "Task", "TaskArgs"]
+__all__ = [
+    "AS_TRAINED",
+    "TASKS",
+    "Augment",
+    "Classification",
+    "ClassificationArgs",
+    "Classifier",
+    "Metric",
+    "Preprocessing",
+    "Task",
+    "TaskArgs",
+    "load_classifier",
+    "weights_folder",
+]

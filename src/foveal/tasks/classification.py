@@ -16,6 +16,7 @@ from timm.models import clean_state_dict
 
 from .._errors import UserError, check_model, does_not_run, first_line
 from ..metrics import Accuracy
+from ._classifier import weights_folder
 from ._task import Task, TaskArgs
 
 
@@ -73,8 +74,9 @@ class ClassificationArgs(TaskArgs):
     temperature: float = 1.0
 
     def __post_init__(self):
-        if self.image_size <= 0 or self.temperature <= 0:
-            raise UserError(f"image-size and temperature must be above 0, got {self.image_size}, {self.temperature}")
+        for name, value in (("image-size", self.image_size), ("temperature", self.temperature)):
+            if value <= 0:
+                raise UserError(f"{name} must be above 0, got {value}")
         for name, value in (("crop-pct", self.crop_pct), ("distill-weight", self.distill_weight)):
             if value is not None and not 0 < value <= 1:
                 raise UserError(f"{name} must be in (0, 1], got {value}")
@@ -234,11 +236,8 @@ def create_classifier(
         UserError: an unknown name, a folder without a model, damaged weights, arguments that the model does not take.
     """
     args = dict(model_args or {}) if num_classes is None else dict(model_args or {}, num_classes=num_classes)
-    folder = Path(name)
-    if folder.is_dir():
-        folder = folder / "best" if (folder / "best").is_dir() else folder
-        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-            raise UserError(f"{name} is no run: expected best/config.json and best/model.safetensors in it")
+    if Path(name).is_dir():
+        folder = weights_folder(Path(name))
         try:
             return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
         except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
