@@ -7,11 +7,12 @@ nor that of processes changes what is trained on.
 import random
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
 from .._errors import UserError
 from ._decode import BadImage
@@ -56,7 +57,10 @@ class Batches:
         self.data, self.transform, self.batch_size, self.seed = data, transform, batch_size, seed
         self.workers, self.rank, self.world = workers, rank, world
         self.options: dict[str, Any] = dict(
-            num_workers=workers, pin_memory=pin_memory, worker_init_fn=_outlive_signals if workers else None
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_outlive_signals if workers else None,
+            collate_fn=partial(collate, fill=seed is not None),
         )
         if seed is not None and len(data) < batch_size * world:
             raise UserError(
@@ -83,59 +87,60 @@ class Batches:
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[dict]:
         """The batches of an epoch, from number ``start`` on."""
         if isinstance(self.data, Stream):
-            stream = _Streamed(self, epoch, start)
-            loader = DataLoader(stream, batch_size=self.batch_size, collate_fn=self._collate, **self.options)
+            share: dict[str, Any] = dict(batch_size=self.batch_size, seed=self.seed, rank=self.rank, world=self.world)
+            stream = _Streamed(self.data, self.transform, epoch, start, **share)
+            loader = DataLoader(stream, batch_size=self.batch_size, **self.options)
             self.iterator = iter(loader)
             return self._limited(self.iterator, start)
         if self.loader is None:  # one for all epochs, so that its workers live on
             self.loader = DataLoader(
                 _Listed(self.data, self.transform, self.seed),
                 batch_sampler=_Order(),
-                collate_fn=self._collate,
                 persistent_workers=self.workers > 0,
                 **self.options,
             )
         order: Any = self.loader.batch_sampler
-        order.batches = [[(epoch, index) for index in batch] for batch in self._indices(epoch)[start:]]
+        order.batches = self._indices(epoch, start)
         self.iterator = iter(self.loader)
         return self.iterator
 
-    def _indices(self, epoch: int) -> list[list[int]]:
-        B, world = self.batch_size, self.world
+    def _indices(self, epoch: int, start: int) -> Iterator[list[tuple[int, int]]]:
+        """(epoch, index) of each picture of this process's batches."""
+        B, N = self.batch_size, len(self.data)
         if self.seed is None:
-            mine = range(self.rank, len(self.data), world)
-            return [list(mine[i : i + B]) for i in range(0, len(mine), B)]
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.data), generator=generator).tolist()
-        starts = range(self.rank * B, len(self) * B * world, B * world)
-        return [order[i : i + B] for i in starts]
+            mine = torch.arange(self.rank, N, self.world)
+        else:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(N, generator=generator)[: len(self) * B * self.world]
+            mine = order.view(-1, self.world, B)[:, self.rank].flatten()
+        for batch in mine[start * B :].split(B):
+            yield [(epoch, index) for index in batch.tolist()]
 
     def _limited(self, batches: Iterator[dict], start: int) -> Iterator[dict]:
         if self.seed is None:
             return batches
         return (batch for _, batch in zip(range(start, len(self)), batches))
 
-    def _collate(self, samples: list[dict]) -> dict:
-        good = [sample for sample in samples if "image" in sample]
-        bad = [sample["bad"] for sample in samples if "bad" in sample]
-        if not good:
-            empty = torch.empty(0)
-            return {"image": empty, "label": empty.long(), "name": [], "bad": bad}
-        if self.seed is not None:
-            good += [good[i % len(good)] for i in range(len(bad))]
-        return default_collate(good) | {"bad": bad}
+
+def collate(samples: list[dict], fill: bool) -> dict:
+    """A batch of the readable samples; to ``fill`` it, they stand in for the others."""
+    good = [sample for sample in samples if "image" in sample]
+    bad = [sample["bad"] for sample in samples if "bad" in sample]
+    if not good:
+        empty = torch.empty(0)
+        return {"image": empty, "label": empty.long(), "name": [], "bad": bad}
+    if fill:
+        good += [good[i % len(good)] for i in range(len(bad))]
+    return default_collate(good) | {"bad": bad}
 
 
-class _Order:
+class _Order(Sampler[list[tuple[int, int]]]):
     """The batches of the epoch that comes next, as (epoch, index)."""
 
-    batches: list[list[tuple[int, int]]]
+    batches: Iterator[list[tuple[int, int]]]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        return self.batches
 
 
 class _Listed(Dataset):
@@ -157,27 +162,37 @@ class _Listed(Dataset):
 class _Streamed(IterableDataset):
     """This process's share of a stream; the loader takes a batch from each of its workers in turn."""
 
-    def __init__(self, batches: Batches, epoch: int, start: int):
-        self.batches, self.epoch, self.start = batches, epoch, start
+    def __init__(
+        self,
+        data: Stream,
+        transform: Callable,
+        epoch: int,
+        start: int,
+        *,
+        batch_size: int,
+        seed: int | None,
+        rank: int,
+        world: int,
+    ):
+        self.data, self.transform, self.epoch, self.start = data, transform, epoch, start
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
 
     def __iter__(self) -> Iterator[dict]:
-        batches, info = self.batches, get_worker_info()
+        info = get_worker_info()
         id, workers = (info.id, info.num_workers) if info else (0, 1)
         worker = (self.start + id) % workers  # batch b of the epoch is that of worker b % workers
-        done = len(range(worker, self.start, workers)) * batches.batch_size
-        number = batches.rank * workers + worker
-        samples: Any = batches.data
-        samples = samples.samples(number, workers * batches.world, seed=batches.seed, epoch=self.epoch, skip=done)
+        done = len(range(worker, self.start, workers)) * self.batch_size
+        number = self.rank * workers + worker
+        samples = self.data.samples(number, workers * self.world, seed=self.seed, epoch=self.epoch, skip=done)
         for position, sample in enumerate(samples, start=done):
             try:
                 picture = sample.picture()
             except BadImage as error:
                 yield {"bad": str(error)}
                 continue
-            if batches.seed is not None:
-                _draw_from(batches.seed, self.epoch, number, position)
-            image = batches.transform(picture)
-            yield {"image": image, "label": sample.label, "name": sample.name}
+            if self.seed is not None:
+                _draw_from(self.seed, self.epoch, number, position)
+            yield {"image": self.transform(picture), "label": sample.label, "name": sample.name}
 
 
 def _draw_from(*numbers: int) -> None:

@@ -1,8 +1,10 @@
 """Folders of pictures: ``class/picture`` or ``train/class/picture`` beside ``val/class/picture``."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .._errors import UserError
@@ -11,25 +13,40 @@ from ._pictures import SUFFIXES, UNLABELLED, Divisible, class_order
 
 
 class PictureFiles(Divisible):
-    """Pictures on disk, decoded when asked for."""
+    """Pictures on disk, decoded when asked for.
+
+    Names and labels lie in two arrays: a list of a million objects would be copied into every worker as it is read.
+    """
 
     def __init__(self, classes: list[str], paths: list[Path], labels: list[int]):
-        self.classes, self.paths, self.labels = classes, paths, labels
+        self.classes = classes
+        self._names = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        self._labels = np.array(labels, dtype=np.int32)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._labels)
 
     def picture(self, index: int) -> Image.Image:
-        return open_image(self.paths[index])
+        return open_image(self.name(index))
 
     def label(self, index: int) -> int:
-        return self.labels[index]
+        return int(self._labels[index])
 
     def name(self, index: int) -> str:
-        return str(self.paths[index])
+        return os.fsdecode(self._names[index])
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where the pictures lie."""
+        return [Path(self.name(index)) for index in range(len(self))]
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of each picture, an index into ``classes``."""
+        return self._labels.tolist()
 
     def subset(self, indices: list[int]) -> "PictureFiles":
-        return PictureFiles(self.classes, [self.paths[i] for i in indices], [self.labels[i] for i in indices])
+        return PictureFiles(self.classes, [Path(self.name(i)) for i in indices], self._labels[indices].tolist())
 
 
 def image_folder(name: str) -> tuple[PictureFiles, PictureFiles | None]:

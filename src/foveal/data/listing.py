@@ -105,4 +105,6 @@ def _text(where: str, record: dict, key: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: {key} is empty or no text")
+    if "\0" in value:
+        raise UserError(f"{where}: {key} has a null character")
     return value.strip()

@@ -30,4 +30,5 @@ def quickstart() -> Run:
         batch_size=128,
         optim=Optim(lr=3e-3),
         ema_decay=0.99,
+        workers=1,
     )
