@@ -1,12 +1,15 @@
 """Training: a run as data, the schedule, resumption to the last bit, several processes, and what may go wrong."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -233,6 +236,78 @@ def test_accumulation_is_a_larger_batch(data, tmp_path):
         torch.testing.assert_close(made[0][key], made[1][key], rtol=1e-3, atol=1e-5)
 
 
+def test_shards_go_on_where_they_stopped(data, tmp_path):
+    """Two shards, two workers, shuffled raw samples: the same as without a stop, also within an epoch."""
+    for part in ("train", "val"):
+        for shard in range(2):
+            make_shard(tmp_path / f"{part}-{shard}.tar", sorted((data / part).rglob("*.png"))[shard::2])
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    extra = ["--val-data", str(tmp_path / "val-{0..1}.tar"), "--workers", "2"]
+    shards = tmp_path / "train-{0..1}.tar"
+    assert execute(small_run(shards, tmp_path / "whole", *extra)) == 0
+    argv = small_run(shards, tmp_path / "cut", *extra, "--resume")
+    assert execute(argv, 7, signal.SIGTERM) == 143
+    assert execute(argv, 16, signal.SIGTERM) == 143
+    assert execute(argv) == 0
+    assert same(weights(tmp_path / "cut" / "last"), weights(tmp_path / "whole" / "last"))
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("policy", "code"), [("stop", 2), ("skip", 0)])
+def test_a_corrupt_record_stops_or_is_skipped(policy, code, data, tmp_path, capsys):
+    paths = sorted((data / "train").rglob("*.png"))
+    make_shard(tmp_path / "train.tar", paths, broken=paths[5])
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    argv = small_run(tmp_path / "train.tar", tmp_path / "run", "--val-data", str(data), "--on-bad-image", policy)
+    assert main(["train", *argv]) == code
+    answer = capsys.readouterr()
+    assert "train.tar" in (answer.err if policy == "stop" else answer.out)
+    assert f"cat-{paths[5].stem}" in (answer.err if policy == "stop" else answer.out)
+
+
+def make_shard(file: Path, paths: list[Path], broken: Path | None = None) -> None:
+    """A tar file of pictures and class numbers."""
+    with tarfile.open(file, "w") as shard:
+        for path in paths:
+            key = f"{path.parent.name}-{path.stem}"
+            label = str(["cat", "dog"].index(path.parent.name)).encode()
+            for suffix, content in ((".cls", label), (".png", b"no" if path == broken else path.read_bytes())):
+                info = tarfile.TarInfo(key + suffix)
+                info.size = len(content)
+                shard.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_logger_gets_the_run_and_its_figures(name, data, tmp_path, monkeypatch):
+    """Both have the functions init, log and finish; this stands in for them."""
+    seen = SimpleNamespace(config=None, logged=[], finished=False)
+
+    class Remote:
+        def log(self, values, step):
+            seen.logged.append((step, values))
+
+        def finish(self):
+            seen.finished = True
+
+    def init(*, project, name, config):
+        seen.config = config
+        return Remote()
+
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init))
+    assert main(["train", *small_run(data, tmp_path / "run", "--logger", name)]) == 0
+    assert seen.config["run"]["task"]["model"] == "test_mat"
+    assert [step for step, values in seen.logged if "epoch/top1" in values] == [12, 24]
+    assert seen.finished
+
+
+def test_curves_are_written(data, whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole() / "tensorboard")).Reload()
+    assert {"epoch/top1", "epoch/loss", "train/loss", "train/lr"} <= {*events.Tags()["scalars"]}
+    assert [event.step for event in events.Scalars("epoch/top1")] == [12, 24]
+
+
 # Several processes
 
 
@@ -255,6 +330,7 @@ def test_two_processes_equal_one_with_twice_the_batch(sharding, data, tmp_path):
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
     for two, one in zip(lines(tmp_path / "two"), lines(tmp_path / "one")):
         assert two["top1"] == one["top1"]
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert (two["epoch"], two["step"]) == (one["epoch"], one["step"])
 
 

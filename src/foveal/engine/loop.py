@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -147,6 +148,8 @@ def prepare(run: Run, task: Task, procs: Processes) -> Training:
         raise UserError(f"optimiser {run.optim.opt}: {first_line(error)}") from None
     wrapped: Any = torch.compile(task, dynamic=False) if run.compile else task
     if procs.world > 1 and not run.fsdp:
+        # Gradients of depthwise kernels come in the channels-last memory that the maps have; DDP copies them.
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         wrapped = DistributedDataParallel(wrapped, device_ids=[device.index] if device.type == "cuda" else None)
     scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
     return Training(run, procs, device, task, wrapped, optimizer, scaler, averaged)
@@ -304,7 +307,8 @@ def train(
                         f"go on with: foveal train --from {run.out}/run.json --resume",
                     )
             seconds = time.perf_counter() - started
-            figures = {"epoch": epoch + 1, "step": training.step, "loss": training.losses / steps, "lr": step["lr"]}
+            loss = mean_loss(training) / steps
+            figures = {"epoch": epoch + 1, "step": training.step, "loss": loss, "lr": step["lr"]}
             figures |= evaluate(training, val_loader, log)
             figures |= {"images_per_second": pictures / seconds, "data_wait": 100 * waited / seconds}
             best = training.task.best
@@ -359,6 +363,11 @@ def _weights(training: Training, model: Any) -> dict[str, Any]:
             model, options=sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
         )
     return model.state_dict()
+
+
+def mean_loss(training: Training) -> float:
+    """The sum of the epoch's losses so far, as the mean over all processes."""
+    return sum(training.procs.gather(training.losses)) / training.procs.world
 
 
 def save_best(training: Training, texts: dict[str, str]) -> None:
@@ -432,6 +441,7 @@ def save_last(training: Training, log: RunLog) -> None:
         else training.optimizer.state_dict()
     )
     averaged = _weights(training, training.evaluated.model) if training.averaged is not None else None
+    losses = mean_loss(training)
     if training.procs.first:
         state = dict(
             run=run.to_dict(),
@@ -439,7 +449,7 @@ def save_last(training: Training, log: RunLog) -> None:
             step=training.step,
             step_batch=training.procs.world * run.batch_size * run.accumulate,
             best=training.best,
-            losses=training.losses,
+            losses=losses,
             log_bytes=log.position,
             optimizer=optimizer,
             averaged=averaged,
