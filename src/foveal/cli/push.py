@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from .._errors import UserError, first_line
-from ..tasks._classifier import weights_folder
+from ..tasks import weights_folder
 
 MEANING = {
     401: "the token is not valid",

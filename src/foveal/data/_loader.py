@@ -4,8 +4,11 @@ So nothing of a loader has to be stored for a run to go on exactly where it stop
 nor that of processes changes what is trained on.
 """
 
+import multiprocessing
+import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -59,7 +62,7 @@ class Batches:
         self.options: dict[str, Any] = dict(
             num_workers=workers,
             pin_memory=pin_memory,
-            worker_init_fn=_outlive_signals if workers else None,
+            worker_init_fn=_start_worker if workers else None,
             collate_fn=partial(collate, fill=seed is not None),
         )
         if seed is not None and len(data) < batch_size * world:
@@ -205,10 +208,20 @@ def _draw_from(*numbers: int) -> None:
     torch.default_generator.manual_seed(mixed)
 
 
-def _outlive_signals(_: int) -> None:
-    """Ctrl-C and SIGTERM may reach the whole group of processes, but the main one decides what they mean.
+def _start_worker(_: int) -> None:
+    """A worker lives as long as its main process.
 
-    A worker obeys SIGTERM after all when its main process has had time to finish a step and save it.
+    Ctrl-C and SIGTERM may reach the whole group of processes, but the main one decides what they mean: a worker obeys
+    SIGTERM when there has been time to finish a step and save it. It also ends with a main process that was killed,
+    which PyTorch sees only where the two are parent and child (not under multiprocessing's forkserver).
     """
+    threading.Thread(target=_end_with_main, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+
+
+def _end_with_main() -> None:
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)

@@ -1,9 +1,10 @@
 """The model card: README.md of a folder of weights, as the Hugging Face Hub reads it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
+
+from .run import flat
 
 UNITS = {"top1": "%", "top5": "%", "images_per_second": "images/s", "data_wait": "% of the time"}
 
@@ -82,7 +83,7 @@ def model_card(
         command,
         "```",
         "",
-        *_table(("field", "value"), _flat(fields)),
+        *_table(("field", "value"), flat(fields)),
         "",
         f"Made with {', '.join(f'{name} {value}' for name, value in environment.items())}.",
         "",
@@ -106,15 +107,6 @@ def _some(names: list[str]) -> str:
 def _with_unit(name: str, value: float) -> str:
     shown = str(value) if isinstance(value, int) else f"{value:.4g}"
     return f"{shown} {UNITS[name]}" if name in UNITS else shown
-
-
-def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields with those within them, as ``optim.lr``."""
-    for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _table(head: tuple[str, str], rows: Any) -> list[str]:

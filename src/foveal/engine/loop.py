@@ -214,7 +214,12 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
     pictures, waited = 0, 0.0
     for i in range(run.accumulate):
         started = time.perf_counter()
-        batch = next(batches)
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(f"{where}: {first_line(error)}; if memory ran out, give fewer --workers") from None
         log.bad_images(batch["bad"], run.on_bad_image)
         if not len(batch["label"]):
             raise UserError(f"{where}: none of the pictures of a batch could be read, the last for: {batch['bad'][-1]}")

@@ -1,6 +1,7 @@
 """What a run is: plain data that goes to JSON and back."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -135,17 +136,18 @@ class Run:
 
     def differences(self, other: "Run", ignore: tuple[str, ...] = ()) -> list[str]:
         """Where ``other`` differs, as "lr: 0.001 here, 0.01 there"."""
-        ours, theirs = (dict(_flat(run.to_dict())) for run in (self, other))
+        ours, theirs = (dict(flat(run.to_dict())) for run in (self, other))
         names = [
             name for name in ours | theirs if name.split(".")[0] not in ignore and ours.get(name) != theirs.get(name)
         ]
         return [f"{name}: {ours.get(name)} stored, {theirs.get(name)} given" for name in names]
 
 
-def _flat(values: dict[str, Any], prefix: str = ""):
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields with those within them, as ``optim.lr``."""
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
