@@ -34,7 +34,7 @@ def make_folder(root: Path, train: int = 24, val: int = 7, classes: tuple[str, .
 def small_run(data: Path, out: Path, *extra: str) -> list[str]:
     """Arguments of a run of two epochs of 12 steps with all that is random in it."""
     model = '--model test_mat --model-args {"drop_path_rate":0.1,"drop_rate":0.1}'
-    fixed = "--image-size 32 --batch-size 4 --epochs 2 --warmup-epochs 0.5 --random-erasing 0.3 --mixup 0.2"
+    fixed = "--image-size 32 --batch-size 4 --epochs 2 --warmup-epochs 0.5 --random-erasing 0.3 --mixup 0.2 --workers 0"
     policy = "--auto-augment rand-m5-mstd0.5"
     return [*f"{model} {fixed} {policy} --data {data} --out {out}".split(), *extra]
 
@@ -48,7 +48,7 @@ def execute_here(
 
     os.environ.update(environment)
     if said is not None:
-        sys.stderr = said.open("w")
+        sys.stderr = said.open("a", buffering=1)
     if space is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (space, space))
     torch.set_num_threads(1)

@@ -3,24 +3,27 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import timm
 import torch
 from rich.console import Console
+from timm.data import create_transform, resolve_model_data_config
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 
 from foveal._errors import UserError
 from foveal.cli import main
 from foveal.data import Batches, load_data
-from foveal.engine import Optim, Processes, Run, RunLog, learning_rate, prepare, train_step
+from foveal.engine import Optim, Processes, Run, RunLog, learning_rate, loop, prepare, train_step
 from foveal.engine.checkpoint import replacing, settle
 from foveal.recipes import RECIPES
 from runs import execute, execute_all, lines, make_folder, same, small_run, state, weights
@@ -72,7 +75,7 @@ def test_a_recipe_builds_and_runs_a_step(name, data, whole):
     with Batches(pictures, task.transform(train=True), 2, seed=0) as loader, RunLog(None, 1, Console()) as log:
         figures = train_step(training, loader.epoch(), 10, log)
     assert figures["pictures"] == 4
-    assert figures["lr"] == learning_rate(run, 0.1)
+    assert figures["lr"] == learning_rate(run, 0.05)
     moved = [key for key, value in task.model.state_dict().items() if not torch.equal(value, before[key])]
     assert len(moved) > len(before) / 2
 
@@ -94,7 +97,7 @@ def test_the_thesis_recipes_say_what_the_thesis_says():
 def test_differences_are_named_field_by_field():
     run = RECIPES["quickstart"]()
     other = replace(run, optim=replace(run.optim, lr=1.0), workers=3)
-    assert run.differences(other) == ["optim.lr: 0.003 stored, 1.0 given", "workers: 0 stored, 3 given"]
+    assert run.differences(other) == ["optim.lr: 0.003 stored, 1.0 given", "workers: 1 stored, 3 given"]
     assert run.differences(other, ignore=("workers", "optim")) == []
 
 
@@ -127,7 +130,7 @@ def test_step_schedule():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("ema", ["0", "0.9"])
-def test_three_kills_in_one_epoch_change_nothing(precision, ema, data, tmp_path, whole):
+def test_kills_in_one_epoch_change_nothing(precision, ema, data, tmp_path, whole):
     """Weights, averaged weights, optimiser, schedule, order, augmentation, dropout: all to the last bit."""
     extra = ["--precision", precision, "--ema-decay", ema, "--workers", "2"]
     undisturbed = whole(*extra)
@@ -137,14 +140,16 @@ def test_three_kills_in_one_epoch_change_nothing(precision, ema, data, tmp_path,
     assert state(out)["step"] == 2
     assert execute(argv, die_at=6, number=signal.SIGTERM) == 128 + signal.SIGTERM
     assert state(out)["step"] == 7
-    assert execute(argv, die_at=11, number=signal.SIGKILL) == -signal.SIGKILL
+    assert execute(argv, die_at=10, number=signal.SIGKILL) == -signal.SIGKILL
     assert state(out)["step"] == 10
+    assert execute(argv, die_at=11, number=signal.SIGTERM) == 128 + signal.SIGTERM
+    assert (state(out)["step"], lines(out)) == (12, [])  # in the last step of an epoch, which is evaluated later
     assert execute(argv) == 0
     assert same(weights(out / "last"), weights(undisturbed / "last"))
     assert same(weights(out / "best"), weights(undisturbed / "best"))
     assert lines(out) == lines(undisturbed)
     ours, theirs = state(out), state(undisturbed)
-    for name in ("optimizer", "averaged", "scaler", "step", "best", "losses"):
+    for name in ("optimizer", "averaged", "scaler", "step", "epoch", "best", "losses"):
         assert same(ours[name], theirs[name]), name
     assert (theirs["averaged"] is not None) == (ema != "0")
 
@@ -213,7 +218,7 @@ def test_resuming_with_another_recipe_names_the_fields(data, whole, capsys):
 def test_resuming_with_other_classes_names_them(data, tmp_path, whole, capsys):
     other = make_folder(tmp_path / "data", classes=("cat", "horse"))
     out = tmp_path / "run"
-    assert main(["train", *small_run(other, out, "--epochs", "1")]) == 0
+    assert main(["train", *small_run(other, out)]) == 0
     (other / "train" / "horse").rename(other / "train" / "zebra")
     (other / "val" / "horse").rename(other / "val" / "zebra")
     error = refused(["--from", str(out / "run.json"), "--resume"], capsys)
@@ -224,6 +229,70 @@ def test_resuming_with_other_pictures_a_step_says_what_would_fit(data, whole, ca
     error = refused(small_run(data, whole(), "--resume", "--batch-size", "8"), capsys)
     assert "a step had 4 pictures and would have 8" in error
     assert "= 4" in error
+
+
+def test_resuming_with_other_pictures_is_refused(data, tmp_path, capsys):
+    own = make_folder(tmp_path / "data")
+    out = tmp_path / "run"
+    assert execute(small_run(own, out, "--save-steps", "2"), die_at=5) == -signal.SIGKILL
+    (own / "train" / "cat" / "0.png").unlink()
+    error = refused(["--from", str(out / "run.json"), "--resume"], capsys)
+    assert "had 48 training pictures when the run was started, and has 47" in error
+
+
+def test_a_bad_validation_picture_costs_no_epoch(data, tmp_path, capsys):
+    own = make_folder(tmp_path / "data")
+    (own / "val" / "cat" / "0.png").write_text("text")
+    out = tmp_path / "run"
+    assert "--on-bad-image skip" in refused(small_run(own, out), capsys)
+    assert state(out)["step"] == 12
+    assert main(["train", "--from", str(out / "run.json"), "--resume", "--on-bad-image", "skip"]) == 0
+    assert [line["epoch"] for line in lines(out)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello world", b"PK\x03\x04", {}, [], {"run": 3}, {"run": {}, "step": "x"}], ids=str
+)
+def test_a_damaged_checkpoint_is_one_line(content, tmp_path, whole, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(whole(), out)
+    if isinstance(content, bytes):
+        (out / "last" / "state.pt").write_bytes(content)
+    else:
+        torch.save(content, out / "last" / "state.pt")
+    refused(["--from", str(out / "run.json"), "--resume", "--out", str(out)], capsys)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"precision": "fp8"},
+        {"epochs": 1.5},
+        {"optim": 3},
+        {"task": None},
+        {"data": 5},
+        {"channels_last": "no"},
+        {"x": 1},
+    ],
+    ids=str,
+)
+def test_a_malformed_run_is_one_line(changed, tmp_path, capsys):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"run": RECIPES["quickstart"]().to_dict() | changed}))
+    refused(["--from", str(path)], capsys)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--precision fp16", "--channels-last", "--grad-checkpointing", "--layer-decay 0.7 --opt lamb"]
+)
+def test_other_ways_to_compute_resume_too(flags, data, tmp_path):
+    assert execute(small_run(data, tmp_path / "whole", *flags.split())) == 0
+    argv = small_run(data, tmp_path / "cut", *flags.split(), "--resume")
+    assert execute(argv, 5, signal.SIGTERM) == 143
+    assert execute(argv) == 0
+    assert same(weights(tmp_path / "cut" / "last"), weights(tmp_path / "whole" / "last"))
+    assert same(state(tmp_path / "cut")["scaler"], state(tmp_path / "whole")["scaler"])
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
 
 
 def test_accumulation_is_a_larger_batch(data, tmp_path):
@@ -293,7 +362,10 @@ def test_a_logger_gets_the_run_and_its_figures(name, data, tmp_path, monkeypatch
         seen.config = config
         return Remote()
 
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init))
+    remote = ModuleType(name)
+    remote.init = init
+    remote.__spec__ = ModuleSpec(name, None)
+    monkeypatch.setitem(sys.modules, name, remote)
     assert main(["train", *small_run(data, tmp_path / "run", "--logger", name)]) == 0
     assert seen.config["run"]["task"]["model"] == "test_mat"
     assert [step for step, values in seen.logged if "epoch/top1" in values] == [12, 24]
@@ -314,7 +386,8 @@ def test_curves_are_written(data, whole):
 def plain_run(data: Path, out: Path) -> list[str]:
     """A run without BatchNorm, dropout and Mixup, whose steps do not depend on how a batch is cut."""
     model = '--model test_partialformer --model-args {"stem":"conv7"}'
-    return f"{model} --image-size 32 --epochs 2 --data {data} --out {out} --opt sgd --lr 0.01 --ema-decay 0.9".split()
+    fixed = "--image-size 32 --epochs 2 --opt sgd --lr 0.01 --ema-decay 0.9 --workers 0"
+    return f"{model} {fixed} --data {data} --out {out}".split()
 
 
 @pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
@@ -332,6 +405,32 @@ def test_two_processes_equal_one_with_twice_the_batch(sharding, data, tmp_path):
         assert two["top1"] == one["top1"]
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert (two["epoch"], two["step"]) == (one["epoch"], one["step"])
+
+
+@pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
+def test_batch_norms_statistics_are_those_that_are_saved(sharding, data, tmp_path):
+    """What two processes measured is what one finds with the weights that they saved."""
+    out = tmp_path / "run"
+    extra = ["--epochs", "1", "--batch-size", "4", "--ema-decay", "0.9", "--channels-last", *sharding]
+    assert execute_all([small_run(data, out, *extra)] * 2) == [0, 0]
+    model = timm.create_model(f"local-dir:{out / 'best'}", pretrained=True).eval()
+    _, val = load_data(str(data))
+    transform = create_transform(**resolve_model_data_config(model))
+    with torch.inference_mode():
+        scores = model(torch.stack([transform(val.picture(i)) for i in range(len(val))]))
+    right = int((scores.argmax(dim=1) == torch.tensor(val.labels)).sum())
+    assert lines(out)[0]["top1"] == pytest.approx(100 * right / len(val))
+
+
+def test_an_error_in_one_process_is_one_line(tmp_path):
+    own = make_folder(tmp_path / "data")
+    (own / "train" / "cat" / "3.png").write_text("text")
+    argv = [*plain_run(own, tmp_path / "run"), "--batch-size", "4"]
+    said = tmp_path / "said"
+    assert execute_all([argv, argv], said=said) == [2, 2]
+    shown = said.read_text().splitlines()
+    assert len(shown) == 1
+    assert "cat/3.png" in shown[0]
 
 
 @pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
@@ -390,7 +489,25 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(data, tmp_pat
     )
     assert "the loss is nan at epoch 1, step " in error
     assert ".png" in error
-    assert f"the last checkpoint is {out}/last" in error
+    assert f"--weights {out}/last/model.safetensors" in error
+    assert all(value.isfinite().all() for value in weights(out / "last").values())
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(data, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    check = loop.check_finite
+
+    def poisoned(training, what, *args):
+        if what == "loss" and training.step == 5:
+            parameter = next(training.task.parameters())
+            parameter.register_hook(lambda gradient: gradient * float("inf"))
+        return check(training, what, *args)
+
+    monkeypatch.setattr(loop, "check_finite", poisoned)
+    error = refused(small_run(data, out, "--save-steps", "1"), capsys)
+    assert "the gradient's norm is " in error
+    assert "at epoch 1, step 6 " in error
+    assert state(out)["step"] == 5
 
 
 @pytest.mark.parametrize(
@@ -404,10 +521,20 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(data, tmp_pat
         ("--pretrained", "timm has no weights for test_mat"),
         ("--fsdp", "torchrun --nproc-per-node N"),
         ("--sync-bn", "sync-bn needs CUDA"),
+        ("--mixup -1", "mixup must not be below 0, got -1"),
+        ("--crop-scale 0", "crop-scale must be in (0, 1]"),
+        ("--betas 0.9", "betas takes two numbers or more"),
+        ("--lr nan", "lr must be above 0, got nan"),
+        ("--warmup-epochs 9", "warmup-epochs must not exceed the 2 epoch(s)"),
+        ("--poly-power 2", "poly-power has no effect"),
+        ("--temperature 2", "no effect without a teacher"),
+        ("--resume --dry-run", "a dry run writes nothing"),
+        ('--model-args {"num_classes":3}', "leave num_classes out"),
+        ('--model-args {"features_only":true}', "does not run"),
         ("--logger wandb", "wandb is not installed: pip install wandb"),
         ("--schedule step", "decay-epochs and the step schedule need each other"),
         ("--teacher nothing", "unknown model 'nothing'"),
-        ("--layer-decay 2", "layer-decay in (0, 1]"),
+        ("--layer-decay 2", "layer-decay must be in (0, 1]"),
         ("--weights nothing.pt", "no such file: nothing.pt"),
         ("--model-args {", "expected a JSON object"),
         ("--from nothing.json", "cannot read nothing.json"),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from timm.utils import random_seed
 from .. import __version__
 from .._errors import UserError, does_not_run, unknown
 from ..bench import count_macs, peak_memory
-from ..data import Batches, decoder, load_data
+from ..data import Batches, Stream, decoder, load_data
 from ..engine import (
     Interrupted,
     Processes,
@@ -36,6 +37,7 @@ from ..engine import (
     steps_per_epoch,
     train,
     train_step,
+    write_text,
 )
 from ..recipes import RECIPES
 from . import check_device
@@ -106,6 +108,9 @@ def main(argv: list[str]) -> int:
     if task.model != recipe.task.model:  # the recipe's arguments belong to the recipe's model
         kept = task.model_args if task.model_args != recipe.task.model_args else {}
         run = replace(run, task=replace(task, model_args=kept))
+    if args.resume and args.dry_run:
+        raise UserError("a dry run writes nothing that it could resume")
+    check_device(run.device)
     try:
         with processes(run.device) as procs:
             train_run(run, Console(quiet=not procs.first), procs, resume=args.resume, dry=args.dry_run)
@@ -118,7 +123,7 @@ def main(argv: list[str]) -> int:
 def _value_of(flag: str, argv: list[str]) -> str | None:
     """The value of a flag that has to be known before the others can be read."""
     for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
+        if word == flag and i + 1 < len(argv) and not argv[i + 1].startswith("-"):
             return argv[i + 1]
         if word.startswith(flag + "="):
             return word.split("=", 1)[1]
@@ -126,9 +131,14 @@ def _value_of(flag: str, argv: list[str]) -> str | None:
 
 
 def _read(path: Path) -> Run:
+    """The run of a run.json; raises UserError."""
+    return Run.from_dict(_json(path).get("run"))
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return Run.from_dict(json.loads(path.read_text())["run"])
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError):
         raise UserError(f"{path} is no run.json of a run") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -146,18 +156,23 @@ def train_run(
 ) -> dict[str, float]:
     """Build what a run names, train it, and say what to do next; a dry run only measures."""
     procs = procs or Processes()
+    check_logger(run.logger)
     train_data, val_data = load_data(run.data, run.root, run.val_data)
-    check_device(run.device)
+    found: dict[str, Any] = {"classes": train_data.classes, "training pictures": len(train_data)}
+    if isinstance(train_data, Stream):
+        found["readers of shards (processes times workers)"] = procs.world * max(1, run.workers)
+    args, size = run.task, run.task.image_size
+    if resume and (run.out / "last").is_dir():
+        args = replace(args, pretrained=False, weights=None)  # what they gave is in the checkpoint
     random_seed(run.seed)
-    size = run.task.image_size
     try:
-        task = run.task.build(train_data.classes)
+        task = args.build(train_data.classes)
         example = torch.zeros(1, 3, size, size)
         task.eval().predict({"image": example})  # fails before there is a run folder
         macs = count_macs(task.model, (size, size)).products
         cost: dict[str, float] = dict(parameters=sum(p.numel() for p in task.parameters()), macs=macs)
-        training = prepare(run, task, procs)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        training = prepare(run, task, procs, found)
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise does_not_run(run.task.model, error) from error
     common: dict[str, Any] = dict(workers=run.workers, rank=procs.rank, world=procs.world)
     common["pin_memory"] = training.device.type == "cuda"
@@ -168,10 +183,7 @@ def train_run(
         steps = steps_per_epoch(run, train_loader)
         if dry:
             return dry_run(training, train_loader, steps, cost, console)
-        keep = enter_folder(training, train_data.classes, resume)
-        stored = dict(run=run.to_dict(), environment=environment(procs))
-        if procs.first:
-            _write(run.out / "run.json", json.dumps(stored, indent=2))
+        keep, stored = enter_folder(training, resume)
         with RunLog(
             run.out if procs.first else None,
             run.epochs * steps,
@@ -188,7 +200,9 @@ def train_run(
             if training.step:
                 log.say(f"going on behind step {training.step} of {run.epochs * steps}")
             figures = train(training, train_loader, val_loader, log, _describer(stored, training, cost))
-        skipped = set().union(*procs.gather(log.skipped))
+        skipped = sorted(set().union(*procs.gather(log.skipped)))
+    for message in [message for message in skipped if message not in log.skipped]:
+        log.say(f"skipped by another process: {message}")
     if skipped:
         log.say(f"{len(skipped)} pictures could not be read and were left out")
     if figures:
@@ -202,34 +216,47 @@ def train_run(
     return figures
 
 
-def enter_folder(training: Training, classes: list[str], resume: bool) -> int:
-    """Make the run's folder, or go on from what is in it; returns the bytes of ``metrics.jsonl`` to keep."""
-    out, procs, keep = training.run.out, training.procs, 0
+def enter_folder(training: Training, resume: bool) -> tuple[int, dict[str, Any]]:
+    """Make the run's folder, or go on from what is in it.
+
+    Returns:
+        Bytes of ``metrics.jsonl`` to keep, and the content of ``run.json``: run, environment, and the command that
+        started it.
+    """
+    run, procs, keep, error = training.run, training.procs, 0, None
     if procs.first:
-        settle(out / "last")
-        begun = resume and ((out / "last").is_dir() or (out / "run.json").is_file())
-        if not begun:
-            create_run_folder(out)
-    procs.gather(None)
-    if resume and (out / "last").is_dir():
-        keep = restore(training, classes)
-    return keep
+        try:
+            settle(run.out / "last")
+            if not (resume and (run.out / "run.json").is_file()):
+                create_run_folder(run.out)
+        except UserError as met:
+            error = met
+    procs.agree(error)
+    command = shlex.join(["foveal", *sys.argv[1:]])
+    if procs.world > 1:
+        command = shlex.join(["torchrun", "--nproc-per-node", str(procs.world), "-m", "foveal", *sys.argv[1:]])
+    if resume and (run.out / "last").exists():
+        keep = restore(training)
+        command = _json(run.out / "run.json").get("command", command)
+    stored = dict(run=run.to_dict(), environment=environment(procs), command=command)
+    if procs.first:
+        write_text(run.out / "run.json", json.dumps(stored, indent=2))
+    return keep, stored
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+def check_logger(name: str | None) -> None:
+    """Raise UserError for a logger that is not installed."""
+    if name is not None and find_spec(name) is None:
+        raise UserError(f"{name} is not installed: pip install {name}")
 
 
 def _describer(stored: dict, training: Training, cost: dict[str, float]) -> Callable[[dict], dict[str, str]]:
     """From an epoch's figures to run.json and the model card in ``best/``."""
-    command = shlex.join(["foveal", *sys.argv[1:]])
 
     def describe(figures: dict[str, float]) -> dict[str, str]:
         stored_now = stored | dict(figures=figures)
-        card = model_card(run=stored_now, config=training.task.config(), figures=figures, cost=cost, command=command)
+        made: dict[str, Any] = dict(run=stored_now, figures=figures, cost=cost, command=stored["command"])
+        card = model_card(config=training.task.config(), **made)
         return {"run.json": json.dumps(stored_now, indent=2), "README.md": card}
 
     return describe

@@ -1,7 +1,7 @@
 """How training happens: a run, the loop, checkpoints and what is seen of them. Knows the task's contract, no names."""
 
 from ._card import model_card
-from .checkpoint import create_run_folder, save_model, settle
+from .checkpoint import create_run_folder, save_model, settle, write_text
 from .loop import Interrupted, Training, evaluate, learning_rate, prepare, restore, steps_per_epoch, train, train_step
 from .processes import Processes, processes
 from .progress import RunLog
@@ -26,4 +26,5 @@ __all__ = [
     "steps_per_epoch",
     "train",
     "train_step",
+    "write_text",
 ]

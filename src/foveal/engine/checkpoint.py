@@ -16,15 +16,29 @@ from timm.models._hub import save_config_for_hf
 
 from .._errors import UserError, first_line
 
+# what reading a file of another kind, a cut one or a tampered one may raise
+DAMAGED = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
 
 def create_run_folder(out: Path) -> None:
-    """Make the folder of a run.
+    """Make the folder of a run; an empty one will do.
 
     Raises:
         UserError: it exists, or cannot be written.
     """
     try:
-        out.mkdir(parents=True)
+        if not (out.is_dir() and not any(out.iterdir())):
+            out.mkdir(parents=True)
     except FileExistsError:
         raise UserError(
             f"{out} exists; nothing was overwritten: give another --out, --resume to go on with it, or remove it"
@@ -40,24 +54,34 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written; ``folder`` is as it was.
     """
-    settle(folder)
     fresh, old = folder.with_name(folder.name + ".writing"), folder.with_name(folder.name + ".old")
     try:
+        settle(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         yield fresh
         for path in fresh.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            _synchronise(path)
+        _synchronise(fresh)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
+        _synchronise(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         settle(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         kept = "the one before it is whole" if folder.exists() else "there is none yet"
         raise UserError(f"cannot write checkpoint {folder}, {kept}: {first_line(error)}") from None
+
+
+def _synchronise(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def settle(folder: Path) -> None:
@@ -105,5 +129,17 @@ def read_state(folder: Path) -> dict[str, Any]:
         return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint in {folder}") from None
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+    except DAMAGED as error:
         raise UserError(f"cannot read checkpoint {folder}: {first_line(error)}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file whole, or not at all; raises UserError."""
+    fresh = path.with_name(path.name + ".writing")
+    try:
+        fresh.write_text(text)
+        _synchronise(fresh)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -1,32 +1,47 @@
 """The loop."""
 
 import math
+import re
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, random_seed
 from torch import nn
 from torch.distributed.checkpoint import state_dict as sharded
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .._errors import UserError, first_line
 from ..tasks import Task
-from .checkpoint import read_state, replacing, write_model, write_state
+from .checkpoint import DAMAGED, read_state, replacing, write_model, write_state
 from .processes import Processes
 from .progress import RunLog
 from .run import Run
 
-MAY_CHANGE = ("out", "root", "workers", "device", "save_steps", "logger", "batch_size", "accumulate")
+MAY_CHANGE = (  # where a run happens, and not what it does
+    "accumulate",
+    "batch_size",
+    "data",
+    "device",
+    "logger",
+    "on_bad_image",
+    "out",
+    "root",
+    "save_steps",
+    "val_data",
+    "workers",
+)
 SHARD_PARAMETERS = 100_000  # of a block from which it is sharded on its own
 
 
@@ -50,7 +65,9 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     averaged: ModelEmaV3 | None
+    data: dict[str, Any]  # what a resumed run must find again: classes, number of pictures, readers of a stream
     step: int = 0
+    epoch: int = 0  # trained and evaluated
     best: float = -math.inf
     losses: float = 0.0  # sum over the epoch so far
 
@@ -109,26 +126,33 @@ def learning_rate(run: Run, epoch: float) -> float:
     return optim.min_lr + (optim.lr - optim.min_lr) * share
 
 
-def prepare(run: Run, task: Task, procs: Processes) -> Training:
-    """Put a task on its device, with its optimiser, averaged weights and scaler; raises UserError."""
+def prepare(run: Run, task: Task, procs: Processes, data: dict[str, Any] | None = None) -> Training:
+    """Put a task on its device, with its optimiser, averaged weights and scaler.
+
+    Args:
+        data: what a resumed run must find again, by name.
+
+    Raises:
+        UserError: what the run asks for does not go together, or not with this model.
+    """
     device = torch.device(run.device)
     if device.type == "cuda" and device.index is None and procs.world > 1:
         device = torch.device("cuda", procs.local_rank)
-    if run.sync_bn and device.type != "cuda":
-        raise UserError("sync-bn needs CUDA; PyTorch has no synchronised BatchNorm on other devices")
+    if run.sync_bn and (device.type != "cuda" or procs.world == 1):
+        raise UserError("sync-bn needs CUDA, and several processes")
     if run.fsdp and procs.world == 1:
         raise UserError("fsdp shards over several processes: torchrun --nproc-per-node N -m foveal train ...")
     if run.sync_bn:
-        task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
+        task.model = convert_sync_batchnorm(task.model)
     model: Any = task.model
     if run.grad_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
             raise UserError("this model has no gradient checkpointing")
         model.set_grad_checkpointing(True)
     task.to(device)
-    if run.channels_last:
+    if run.channels_last and not run.fsdp:  # which takes weights in contiguous memory only
         model.to(memory_format=torch.channels_last)
-    averaged = ModelEmaV3(task, decay=run.ema_decay) if run.ema_decay else None
+    averaged = ModelEmaV3(task, decay=run.ema_decay, foreach=not run.fsdp) if run.ema_decay else None
     if run.fsdp:
         for sharded_task in [task] + ([averaged.module] if averaged is not None else []):
             shard(sharded_task.model)
@@ -144,7 +168,7 @@ def prepare(run: Run, task: Task, procs: Processes) -> Training:
             momentum=run.optim.momentum,
             **optim,
         )
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"optimiser {run.optim.opt}: {first_line(error)}") from None
     wrapped: Any = torch.compile(task, dynamic=False) if run.compile else task
     if procs.world > 1 and not run.fsdp:
@@ -152,7 +176,8 @@ def prepare(run: Run, task: Task, procs: Processes) -> Training:
         warnings.filterwarnings("ignore", "Grad strides do not match")
         wrapped = DistributedDataParallel(wrapped, device_ids=[device.index] if device.type == "cuda" else None)
     scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
-    return Training(run, procs, device, task, wrapped, optimizer, scaler, averaged)
+    task.train()
+    return Training(run, procs, device, task, wrapped, optimizer, scaler, averaged, data or {})
 
 
 def shard(model: nn.Module) -> None:
@@ -205,28 +230,28 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
         UserError: a bad picture where the run stops at them, a batch without a readable one, a loss that is not finite.
     """
     run, optimizer = training.run, training.optimizer
-    lr = learning_rate(run, (training.step + 1) / steps)
+    lr = learning_rate(run, (training.step + 0.5) / steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     optimizer.zero_grad()
     where = f"epoch {training.step // steps + 1}, step {training.step + 1}"
     figures: dict[str, float] = {}
-    pictures, waited = 0, 0.0
+    pictures, waited, names = 0, 0.0, []
     for i in range(run.accumulate):
         started = time.perf_counter()
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(f"{where}: {first_line(error)}; if memory ran out, give fewer --workers") from None
-        log.bad_images(batch["bad"], run.on_bad_image)
-        if not len(batch["label"]):
-            raise UserError(f"{where}: none of the pictures of a batch could be read, the last for: {batch['bad'][-1]}")
+        batch, error = next_batch(batches, where)
+        if batch is not None:
+            error = error or log.bad_images(batch["bad"], run.on_bad_image)
+            if not len(batch["label"]) and error is None:
+                error = UserError(f"{where}: no picture of a batch could be read; the last: {batch['bad'][-1]}")
+        training.procs.agree(error)
+        assert batch is not None
         batch = moved(batch, training)
         # Dropout, drop path and Mixup draw from a state that the position alone decides, so none has to be stored.
-        random_seed((run.seed * 1_000_003 + training.step * run.accumulate + i) % 2**31, training.procs.rank)
+        position = (training.step * run.accumulate + i) * training.procs.world + training.procs.rank
+        random_seed((run.seed * 1_000_003 + position) % 2**31)
         waited += time.perf_counter() - started
+        names += batch["name"]
         last = i == run.accumulate - 1
         if run.fsdp:
             training.task.model.set_requires_gradient_sync(last)  # type: ignore[operator]
@@ -235,18 +260,23 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
             try:
                 with autocast(training):
                     parts = training.wrapped(batch)
+                values = {name: value.item() for name, value in parts.items()}
+                check_finite(training, "loss", values["loss"], where, batch["name"])  # backward passes may crash on nan
+                training.scaler.scale(parts["loss"] / run.accumulate).backward()
             except ValueError as error:  # BatchNorm refuses a single value per channel, Mixup an odd batch
                 raise UserError(f"{where}, {len(batch['label'])} picture(s) a batch: {first_line(error)}") from None
-            values = {name: value.item() for name, value in parts.items()}
-            if training.procs.any(not math.isfinite(values["loss"]))[0]:  # backward passes may crash on nan
-                raise UserError(f"the loss is {values['loss']} at {where} {_rescue(run, batch['name'])}")
-            training.scaler.scale(parts["loss"] / run.accumulate).backward()
+            except torch.OutOfMemoryError as error:
+                what = "a smaller --batch-size with more --accumulate, or --grad-checkpointing, needs less"
+                raise UserError(f"{where}: {first_line(error)}; {what}") from None
         for name, value in values.items():
             figures[name] = figures.get(name, 0.0) + value / run.accumulate
         pictures += len(batch["label"])
-    if run.optim.clip_grad:
-        training.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(training.task.model.parameters(), run.optim.clip_grad)
+    training.scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(training.task.model.parameters(), run.optim.clip_grad or math.inf)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if not training.scaler.is_enabled():  # which leaves out such a step, and tries a smaller scale
+        check_finite(training, "gradient's norm", norm.item(), where, names)
     training.scaler.step(optimizer)
     training.scaler.update()
     if training.averaged is not None:
@@ -255,10 +285,28 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
     return figures | {"lr": lr, "pictures": pictures, "waited": waited}
 
 
-def _rescue(run: Run, names: list[str]) -> str:
-    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    kept = f"the last checkpoint is {run.out}/last" if (run.out / "last").exists() else "there is no checkpoint yet"
-    return f"({some}); {kept}; try a smaller --lr"
+def next_batch(batches: Iterator[dict], where: str) -> tuple[dict | None, UserError | None]:
+    """A batch, None behind the last; or why there is none."""
+    try:
+        return next(batches, None), None
+    except RuntimeError as error:
+        if not re.search("DataLoader worker.*(killed by signal|exited unexpectedly)", str(error)):
+            raise
+        what = "if memory ran out, give fewer --workers"
+        return None, UserError(f"{where}: a process that reads pictures ended: {first_line(error)}; {what}")
+
+
+def check_finite(training: Training, what: str, value: float, where: str, names: list[str]) -> None:
+    """End the run in all processes if the value of one is not finite; nothing of the step has reached the weights."""
+    error = None
+    if not math.isfinite(value):
+        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        kept = training.run.out / "last"
+        advice = "there is no checkpoint yet; try a smaller --lr"
+        if kept.exists():
+            advice = f"go on from the last checkpoint, --weights {kept}/model.safetensors, with a smaller --lr"
+        error = UserError(f"the {what} is {value} at {where} ({some}); {advice}")
+    training.procs.agree(error)
 
 
 def train(
@@ -287,11 +335,10 @@ def train(
     run, procs = training.run, training.procs
     steps = steps_per_epoch(run, train_loader)
     figures: dict[str, float] = {}
-    step: dict[str, float] = {}
     with Signals() as signals:
-        for epoch in range(training.step // steps, run.epochs):
+        for epoch in range(training.epoch, run.epochs):
             training.task.train()
-            first = training.step % steps
+            first = training.step - epoch * steps
             batches = train_loader.epoch(epoch, start=first * run.accumulate)
             training.losses *= first > 0
             started, pictures, waited = time.perf_counter(), 0, 0.0
@@ -302,19 +349,16 @@ def train(
                 waited += step.pop("waited")
                 rate = pictures / (time.perf_counter() - started)
                 log.step(training.step, f"{epoch + 1}/{run.epochs}", step | {"images_per_second": rate})
-                stop = procs.any(signals.received > 0)[0]
-                if stop or (run.save_steps and training.step % run.save_steps == 0 and done < steps):
+                stop = interrupted(training, signals, steps)
+                if stop or done == steps or (run.save_steps and training.step % run.save_steps == 0):
                     save_last(training, log)
                 if stop:
-                    raise Interrupted(
-                        signals.received or signal.SIGTERM,
-                        f"stopped behind step {done} of {steps} in epoch {epoch + 1}; {run.out}/last is saved; "
-                        f"go on with: foveal train --from {run.out}/run.json --resume",
-                    )
+                    raise stop
             seconds = time.perf_counter() - started
             loss = mean_loss(training) / steps
-            figures = {"epoch": epoch + 1, "step": training.step, "loss": loss, "lr": step["lr"]}
-            figures |= evaluate(training, val_loader, log)
+            figures = {"epoch": epoch + 1, "step": training.step, "loss": loss}
+            figures |= {"lr": learning_rate(run, (training.step - 0.5) / steps)}
+            figures |= evaluate(training, val_loader, log, lambda: interrupted(training, signals, steps))
             figures |= {"images_per_second": pictures / seconds, "data_wait": 100 * waited / seconds}
             best = training.task.best
             if math.isnan(figures[best]):
@@ -323,42 +367,58 @@ def train(
             if figures[best] > training.best:
                 training.best = figures[best]
                 save_best(training, describe(figures))
-            save_last(training, log)
+            training.epoch = epoch + 1
+        save_last(training, log)
     return figures
 
 
-def evaluate(training: Training, loader: Loader, log: RunLog) -> dict[str, float]:
-    """The metric over a loader and all processes, in evaluation mode."""
-    task = training.evaluated.eval()
+def interrupted(training: Training, signals: Signals, steps: int) -> Interrupted | None:
+    """What ends a run at a signal in any process; all of them must call this together."""
+    if not training.procs.any(signals.received > 0)[0]:
+        return None
+    out, epoch, done = training.run.out, training.epoch, training.step - training.epoch * steps
+    return Interrupted(
+        signals.received or signal.SIGTERM,
+        f"stopped behind step {done} of {steps} in epoch {epoch + 1}; {out}/last is saved; "
+        f"go on with: foveal train --from {out}/run.json --resume",
+    )
+
+
+def evaluate(
+    training: Training, loader: Loader, log: RunLog, ended: Callable[[], Exception | None] = lambda: None
+) -> dict[str, float]:
+    """The metric over a loader and all processes, in evaluation mode.
+
+    Args:
+        ended: called before each batch, in all processes together; what it returns is raised.
+    """
+    procs, task = training.procs, training.evaluated.eval()
+    procs.share_buffers(task)
     metric, merged = task.metric(), task.metric()
-    last = None
-    for batch in _in_step(training, loader.epoch()):
+    batches, filler = loader.epoch(), None
+    while True:
+        batch, error = next_batch(batches, "evaluation")
         if batch is not None:
-            log.bad_images(batch["bad"], training.run.on_bad_image)
-        counts = False
-        if batch is not None and len(batch["label"]):
-            last, counts = moved(batch, training), True
-        elif not training.run.fsdp:
+            error = error or log.bad_images(batch["bad"], training.run.on_bad_image)
+        procs.agree(error)
+        if stop := ended():
+            raise stop
+        if not procs.any(batch is not None)[0]:
+            break
+        counts = batch is not None and len(batch["label"]) > 0
+        if batch is not None and counts:
+            filler = moved(batch, training)
+        if training.run.fsdp:  # every process has to take part in every forward pass, with or without pictures
+            procs.agree(None if filler is not None else UserError("fsdp needs validation pictures in every process"))
+        if filler is None or not (counts or training.run.fsdp):
             continue
-        if last is None:
-            raise UserError("fsdp needs readable validation pictures in every process")
         with autocast(training):
-            predictions = task.predict(last)
+            predictions = task.predict(filler)
         if counts:
-            metric.update(predictions, last)
-    for state in training.procs.gather(metric.state()):
+            metric.update(predictions, filler)
+    for state in procs.gather(metric.state()):
         merged.merge(state)
     return merged.compute()
-
-
-def _in_step(training: Training, batches: Iterator[dict]) -> Iterator[dict | None]:
-    """Under FSDP every process has to take part in every forward pass: None where its own batches have ended."""
-    while True:
-        batch = next(batches, None)
-        more = training.procs.any(batch is not None)[0] if training.run.fsdp else batch is not None
-        if not more:
-            return
-        yield batch
 
 
 def _weights(training: Training, model: Any) -> dict[str, Any]:
@@ -379,41 +439,48 @@ def save_best(training: Training, texts: dict[str, str]) -> None:
     """Replace ``best/``; all processes must call this together."""
     task = training.evaluated
     weights = _weights(training, task.model)
+
+    def write(folder: Path) -> None:
+        write_model(task.model, weights, task.config(), folder)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+
+    _replace(training, "best", write)
+
+
+def _replace(training: Training, name: str, write: Callable[[Path], None]) -> None:
+    """Replace a folder of the run; nobody goes on before it is written, nor if it cannot be."""
+    error = None
     if training.procs.first:
-        with replacing(training.run.out / "best") as folder:
-            write_model(task.model, weights, task.config(), folder)
-            for name, text in texts.items():
-                (folder / name).write_text(text)
+        try:
+            with replacing(training.run.out / name) as folder:
+                write(folder)
+        except UserError as met:
+            error = met
+    training.procs.agree(error)
 
 
-def restore(training: Training, classes: list[str]) -> int:
+def restore(training: Training) -> int:
     """Go on from ``last/`` of the run's folder.
-
-    Args:
-        classes: of the data that is given now.
 
     Returns:
         Bytes of ``metrics.jsonl`` that belong to the steps done.
 
     Raises:
-        UserError: no or a damaged checkpoint, another recipe, other classes, another number of pictures a step.
+        UserError: no or a damaged checkpoint, another recipe, other data, another number of pictures a step.
     """
     run, model, folder = training.run, training.task.model, training.run.out / "last"
     state = read_state(folder)
-    if changed := Run.from_dict(state["run"]).differences(run, ignore=MAY_CHANGE):
-        raise UserError(f"{run.out} was started with another recipe ({'; '.join(changed)})")
-    if state["classes"] != classes:
-        odd = sorted(set(state["classes"]) ^ set(classes)) or ["their order"]
-        raise UserError(
-            f"the classes of {run.data} are not those of the checkpoint; they differ in {', '.join(odd[:5])}"
-        )
-    world, before = training.procs.world, state["step_batch"]
-    if (now := world * run.batch_size * run.accumulate) != before:
-        raise UserError(
-            f"a step had {before} pictures and would have {now}: choose --batch-size and --accumulate so that "
-            f"{world} process(es) * batch-size * accumulate = {before}"
-        )
     try:
+        if changed := Run.from_dict(state["run"]).differences(run, ignore=MAY_CHANGE):
+            raise UserError(f"{run.out} was started with another recipe ({'; '.join(changed)})")
+        _check_data(run, state["data"], training.data)
+        world, before = training.procs.world, state["step_batch"]
+        if (now := world * run.batch_size * run.accumulate) != before:
+            raise UserError(
+                f"a step had {before} pictures and would have {now}: choose --batch-size and --accumulate so that "
+                f"{world} process(es) * batch-size * accumulate = {before}"
+            )
         weights: Any = load_file(folder / "model.safetensors")
         averaged: Any = training.averaged and training.averaged.module
         if run.fsdp:
@@ -428,15 +495,33 @@ def restore(training: Training, classes: list[str]) -> int:
             if averaged:
                 averaged.model.load_state_dict(state["averaged"])
         training.scaler.load_state_dict(state["scaler"])
-    except (KeyError, OSError, RuntimeError, SafetensorError, ValueError) as error:
+        training.step, training.epoch = int(state["step"]), int(state["epoch"])
+        training.best, training.losses = float(state["best"]), float(state["losses"])
+        return int(state["log_bytes"])
+    except DAMAGED as error:
         raise UserError(f"cannot go on from {folder}: {first_line(error)}") from None
-    training.step, training.best, training.losses = state["step"], state["best"], state["losses"]
-    return state["log_bytes"]
+
+
+def _check_data(run: Run, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError where the data is not what the run was started with."""
+    for name in before | now:
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if isinstance(old, list) and isinstance(new, list):
+            odd = sorted({*old} ^ {*new}) or ["their order"]
+            raise UserError(f"the {name} of {run.data} are not those of the checkpoint; they differ in {_some(odd)}")
+        raise UserError(f"{run.data} had {old} {name} when the run was started, and has {new}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def save_last(training: Training, log: RunLog) -> None:
     """Replace ``last/`` by weights and all that a resumed run needs; all processes must call this together."""
     run, task, model = training.run, training.task, training.task.model
+    training.procs.share_buffers(task, training.evaluated)
     weights = _weights(training, model)
     optimizer = (
         sharded.get_optimizer_state_dict(
@@ -446,21 +531,22 @@ def save_last(training: Training, log: RunLog) -> None:
         else training.optimizer.state_dict()
     )
     averaged = _weights(training, training.evaluated.model) if training.averaged is not None else None
-    losses = mean_loss(training)
-    if training.procs.first:
-        state = dict(
-            run=run.to_dict(),
-            classes=getattr(task, "classes", None),
-            step=training.step,
-            step_batch=training.procs.world * run.batch_size * run.accumulate,
-            best=training.best,
-            losses=losses,
-            log_bytes=log.position,
-            optimizer=optimizer,
-            averaged=averaged,
-            scaler=training.scaler.state_dict(),
-        )
-        with replacing(run.out / "last") as folder:
-            write_model(model, weights, task.config(), folder)
-            write_state(state, folder)
-    training.procs.gather(None)  # nobody goes on before it is written
+    state = dict(
+        run=run.to_dict(),
+        data=training.data,
+        step=training.step,
+        step_batch=training.procs.world * run.batch_size * run.accumulate,
+        epoch=training.epoch,
+        best=training.best,
+        losses=mean_loss(training),
+        log_bytes=log.position,
+        optimizer=optimizer,
+        averaged=averaged,
+        scaler=training.scaler.state_dict(),
+    )
+
+    def write(folder: Path) -> None:
+        write_model(model, weights, task.config(), folder)
+        write_state(state, folder)
+
+    _replace(training, "last", write)

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch import nn
+
+from .._errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Processes:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor.bool().tolist()
 
+    def agree(self, error: UserError | None) -> None:
+        """End all processes where one has met an error: the first one with its message, the others in silence."""
+        if self.any(error is not None)[0]:
+            messages = [message for message in self.gather(error and str(error)) if message]
+            if self.first:
+                raise UserError(messages[0])
+            raise SystemExit(2)
+
     def gather(self, value: Any) -> list:
         """The values of all processes, in all of them."""
         if self.world == 1:
@@ -39,20 +50,35 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def share_buffers(self, *modules: nn.Module) -> None:
+        """Give all processes the buffers of the first: BatchNorm's statistics are each process's own until then."""
+        if self.world > 1:
+            for module in modules:
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, 0)
+
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun's environment variables describe: gloo for CPU tensors, NCCL for CUDA's."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """Join the processes that torchrun's environment variables describe: gloo for CPU tensors, NCCL for CUDA's.
+
+    Raises:
+        UserError: the variables are not torchrun's, or the device is one of several.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Processes()
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
-    cuda = torch.device(device).type == "cuda"
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    place = torch.device(device)
+    if place.index is not None:
+        raise UserError(f"each process takes a device of its own: --device {place.type}, not {device}")
     try:
-        yield Processes(dist.get_rank(), local_rank, world)
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if place.type == "cuda":
+            torch.cuda.set_device(local_rank)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"cannot join the other processes, which torchrun should start: {first_line(error)}") from None
+    try:
+        yield Processes(dist.get_rank(), local_rank, dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -27,9 +27,6 @@ class RunLog:
         keep: bytes of ``metrics.jsonl`` that belong to them; later lines are dropped.
         logger: ``wandb`` or ``trackio``.
         config: what these store of the run.
-
-    Raises:
-        UserError: a logger that is not installed.
     """
 
     def __init__(
@@ -69,11 +66,7 @@ class RunLog:
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
 
     def _remote(self, logger: str, folder: Path, config: dict[str, Any]) -> Any:
-        try:
-            module = import_module(logger)
-        except ImportError:
-            raise UserError(f"{logger} is not installed: pip install {logger}") from None
-        return module.init(project="foveal", name=folder.name, config=config)
+        return import_module(logger).init(project="foveal", name=folder.name, config=config)
 
     def __enter__(self) -> "RunLog":
         self.live.start()
@@ -125,14 +118,15 @@ class RunLog:
         if self.remote is not None:
             self.remote.log(values, step=step)
 
-    def bad_images(self, messages: list[str], policy: str) -> None:
-        """Raise UserError at the first message if the policy is ``stop``, else list each picture once."""
+    def bad_images(self, messages: list[str], policy: str) -> UserError | None:
+        """The error that ends the run at the first message if the policy is ``stop``; else list each picture once."""
         if messages and policy == "stop":
-            raise UserError(f"{messages[0]}; --on-bad-image skip goes on without it")
+            return UserError(f"{messages[0]}; --on-bad-image skip goes on without it")
         for message in messages:
             if message not in self.skipped:
                 self.skipped.append(message)
                 self.say(f"skipped {len(self.skipped)}: {message}")
+        return None
 
     def say(self, text: str) -> None:
         """A line of text."""

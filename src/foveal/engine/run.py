@@ -1,10 +1,12 @@
 """What a run is: plain data that goes to JSON and back."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .._errors import UserError, unknown
 from ..tasks import TASKS, TaskArgs
@@ -103,21 +105,28 @@ class Run:
 
     def __post_init__(self):
         optim = self.optim
-        for name, value in [("epochs", self.epochs), ("batch-size", self.batch_size), ("accumulate", self.accumulate)]:
-            if value <= 0:
-                raise UserError(f"{name} must be above 0, got {value}")
-        if optim.lr <= 0 or not 0 < optim.layer_decay <= 1:
-            raise UserError(f"lr must be above 0 and layer-decay in (0, 1], got {optim.lr} and {optim.layer_decay}")
-        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"):
-            if getattr(optim, name) < 0:
-                raise UserError(f"{name.replace('_', '-')} must not be below 0, got {getattr(optim, name)}")
+        for name in ("epochs", "batch_size", "accumulate"):
+            at_least(name, getattr(self, name), 1)
         for name in ("seed", "workers", "save_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name.replace('_', '-')} must not be below 0, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema-decay must be in [0, 1), got {self.ema_decay}")
+            at_least(name, getattr(self, name), 0)
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "poly_power", "decay_rate"):
+            at_least(name, getattr(optim, name), 0)
+        if not 0 < optim.lr < math.inf:
+            raise UserError(f"lr must be above 0, got {optim.lr}")
+        for name, value, least in (("layer-decay", optim.layer_decay, 0), ("ema-decay", 1 - self.ema_decay, 0)):
+            if not least < value <= 1:
+                given, span = (self.ema_decay, "[0, 1)") if name == "ema-decay" else (value, "(0, 1]")
+                raise UserError(f"{name} must be in {span}, got {given}")
+        if optim.warmup_epochs > self.epochs:
+            raise UserError(f"warmup-epochs must not exceed the {self.epochs} epoch(s), got {optim.warmup_epochs}")
+        if len(optim.betas) == 1:
+            raise UserError("betas takes two numbers or more")
+        if self.seed >= 2**31:
+            raise UserError(f"seed must be below {2**31}, got {self.seed}")
         if bool(optim.decay_epochs) != (optim.schedule == "step"):
             raise UserError("decay-epochs and the step schedule need each other")
+        if optim.schedule != "poly" and optim.poly_power != Optim().poly_power:
+            raise UserError("poly-power has no effect without the poly schedule")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``task`` gets its kind."""
@@ -126,16 +135,17 @@ class Run:
         return json.loads(json.dumps(values | {"task": {"kind": kind, **values["task"]}}, default=str))
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Run":
+    def from_dict(cls, values: Any) -> "Run":
         """The run of ``to_dict``; raises UserError for unknown, missing or malformed fields."""
-        task = dict(values.get("task") or {})
+        task = values.get("task") if isinstance(values, dict) else None
+        task = dict(task) if isinstance(task, dict) else {}
         kind = task.pop("kind", None)
         if kind not in TASKS:
             raise unknown("task", str(kind), TASKS)
         return _build(cls, values | {"task": _build(TASKS[kind], task)})
 
     def differences(self, other: "Run", ignore: tuple[str, ...] = ()) -> list[str]:
-        """Where ``other`` differs, as "lr: 0.001 here, 0.01 there"."""
+        """Where ``other`` differs, as "optim.lr: 0.001 stored, 0.01 given"."""
         ours, theirs = (dict(flat(run.to_dict())) for run in (self, other))
         names = [
             name for name in ours | theirs if name.split(".")[0] not in ignore and ours.get(name) != theirs.get(name)
@@ -152,19 +162,48 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _build(cls: Any, values: dict[str, Any]) -> Any:
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise UserError for a field whose value is below ``least``, infinite or no number."""
+    if not least <= value < math.inf:
+        rule = "must not be below 0" if least == 0 else f"must be above {least - 1:g}"
+        raise UserError(f"{name.replace('_', '-')} {rule}, got {value}")
+
+
+def _build(cls: Any, values: Any) -> Any:
+    """A dataclass from what JSON holds of it; raises UserError."""
     hints, made = get_type_hints(cls), {}
+    if not isinstance(values, dict):
+        raise UserError(f"malformed run: expected the fields of {cls.__name__}, got {values!r}")
     if odd := values.keys() - {f.name for f in fields(cls)}:
         raise UserError(f"unknown fields of a run: {', '.join(sorted(odd))}")
     for name, value in values.items():
-        if is_dataclass(hints[name]) and isinstance(value, dict):
-            value = _build(hints[name], value)
+        hint = hints[name]
+        if is_dataclass(hint) and not is_dataclass(value):
+            value = _build(hint, value)
         elif isinstance(value, list):
             value = tuple(value)
-        elif value is not None and "Path" in str(hints[name]):
+        elif isinstance(value, str) and Path in (hint, *get_args(hint)):
             value = Path(value)
+        if not _fits(value, hint):
+            raise UserError(f"malformed run: {name} cannot be {value!r}")
         made[name] = value
     try:
         return cls(**made)
     except TypeError as error:
-        raise UserError(f"incomplete or malformed run: {error}") from None
+        raise UserError(f"incomplete run: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, args[0]) for part in value)
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, bool, str):
+        return type(value) is hint
+    return isinstance(value, origin or (type(None) if hint is None else hint))

@@ -63,7 +63,7 @@ class TaskArgs(ABC):
     """The part of a run that a task reads; goes to JSON and back with it.
 
     Attributes:
-        model: name of any timm model, or the folder of a run or of weights with timm's config.json.
+        model: name of any timm model, hf-hub:REPO, or the folder of a run or of weights with timm's config.json.
         model_args: further arguments of the model, as JSON.
         pretrained: start from timm's weights of that name; a folder always brings its own.
         weights: start from this file (safetensors, or a checkpoint of tensors); the classifier may differ.

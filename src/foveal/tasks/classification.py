@@ -1,5 +1,6 @@
 """Image classification with any timm model."""
 
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,17 @@ class Augment:
     mix_prob: float = 1.0
     mix_switch: float = 0.5
 
+    def __post_init__(self):
+        for name in ("hflip", "random_erasing", "mix_prob", "mix_switch"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name.replace('_', '-')} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("color_jitter", "mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name.replace('_', '-')} must not be below 0, got {getattr(self, name)}")
+        if not 0 < self.crop_scale <= 1 or not 1 <= self.crop_ratio < math.inf:
+            given = f"{self.crop_scale} and {self.crop_ratio}"
+            raise UserError(f"crop-scale must be in (0, 1] and crop-ratio at least 1, got {given}")
+
 
 @dataclass(kw_only=True)
 class ClassificationArgs(TaskArgs):
@@ -82,6 +94,10 @@ class ClassificationArgs(TaskArgs):
                 raise UserError(f"{name} must be in (0, 1], got {value}")
         if not 0 <= self.smoothing < 1:
             raise UserError(f"smoothing must be in [0, 1), got {self.smoothing}")
+        if not self.teacher and (self.distill, self.distill_weight, self.temperature) != ("soft", 0.5, 1.0):
+            raise UserError("distill, distill-weight and temperature have no effect without a teacher")
+        if "num_classes" in self.model_args:
+            raise UserError("the number of classes is that of the data; leave num_classes out of model-args")
         if self.pretrained and self.weights:
             raise UserError("pretrained and the weights of a file exclude each other")
 
@@ -121,7 +137,7 @@ class Classification(Task):
         if self.mix is not None and self.training:
             if len(images) % 2:
                 raise ValueError("Mixup and CutMix need an even batch")
-            images, target = self.mix(images, target)
+            images, target = mix(self.mix, images, target)
         logits = self.model(images).float()
         smoothing = self.args.smoothing if target.ndim == 1 else 0.0  # Mixup has smoothed its targets
         loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
@@ -166,7 +182,7 @@ class Classification(Task):
             chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
         try:
             transform: Any = create_transform(**chosen)
-        except (AssertionError, KeyError, ValueError) as error:
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"unknown augmentation {augment.auto_augment!r}: {first_line(error)}") from None
         return transform
 
@@ -177,8 +193,16 @@ class Classification(Task):
         return dict(label_names=self.classes, pretrained_cfg=kept | dict(test_input_size=None, pool_size=None))
 
 
+def _mix(mixup: Mixup, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixed images [B, 3, H, W] and their targets [B, classes]."""
+    return mixup(images, labels)
+
+
+mix: Any = torch.compiler.disable(_mix)  # it would be compiled anew for each share that it draws
+
+
 class Teacher:
-    """A frozen classifier that a student learns from; no part of the student's parameters.
+    """A frozen classifier that a student learns from, at its own size; no part of the student's parameters.
 
     Args:
         name: a timm name with weights, or a folder.
@@ -197,8 +221,7 @@ class Teacher:
             for values in (student["mean"], student["std"], config["mean"], config["std"])
         )
         self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
-        fixed = self.model.pretrained_cfg.get("fixed_input_size")
-        self.size = config["input_size"][1:] if fixed else None
+        self.size = config["input_size"][1:]
 
     def __deepcopy__(self, memo: dict) -> "Teacher":
         return self  # averaged weights share it
@@ -210,7 +233,7 @@ class Teacher:
             self.scale, self.shift = self.scale.to(images.device), self.shift.to(images.device)
             self.model.to(images.device)
         images = images * self.scale + self.shift
-        if self.size is not None and self.size != images.shape[2:]:
+        if self.size != images.shape[2:]:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
         return self.model(images).float()
 
@@ -243,12 +266,15 @@ def create_classifier(
         except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
             what = f"cannot load {folder}, written by another version or damaged"
             raise UserError(f"{what}: {first_line(error)}") from None
-    check_model(name)
-    if pretrained and not timm.is_model_pretrained(name):
+    if name.startswith(("hf-hub:", "local-dir:")):
+        pretrained = True
+    else:
+        check_model(name)
+    if pretrained and ":" not in name and not timm.is_model_pretrained(name):
         raise UserError(f"timm has no weights for {name}")
     try:
         return timm.create_model(name, pretrained=pretrained, **args)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise does_not_run(name, error) from None
 
 
@@ -266,14 +292,13 @@ def load_weights(model: Any, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state))
+            state = clean_state_dict(state.get("state_dict", state.get("model", state)))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except pickle.UnpicklingError:
         raise UserError(f"refused {path}: it holds more than tensors, and could run code; use safetensors") from None
-    except (AttributeError, EOFError, OSError, RuntimeError, SafetensorError) as error:
+    except (AttributeError, EOFError, LookupError, OSError, RuntimeError, SafetensorError, TypeError) as error:
         raise UserError(f"cannot read weights from {path}: {first_line(error)}") from None
-    state = clean_state_dict(state)
     own = model.state_dict()
     heads = model.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
