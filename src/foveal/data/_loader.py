@@ -1,7 +1,7 @@
 """How pictures become batches: in an order, and with augmentations, that depend on seed, epoch and position alone.
 
-So nothing of a loader has to be stored for a run to go on exactly where it stopped, and neither the number of workers
-nor that of processes changes what is trained on.
+So nothing of a loader has to be stored for a run to go on exactly where it stopped. For lists neither the number of
+workers nor that of processes changes what is trained on; shards are dealt to the workers of all processes.
 """
 
 import multiprocessing
