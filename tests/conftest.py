@@ -7,6 +7,7 @@ from torch import nn
 
 import foveal  # noqa: F401 - registers the models
 
+torch.set_num_threads(1)  # two processes share the work, and threads that wait for one another would not
 MODELS = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("foveal.")]
 TINY = [name for name in MODELS if name.startswith("test_")]
 SMALL = ["emsnet_xxtiny", "mat_1", "partialformer_b0"]

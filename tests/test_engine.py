@@ -132,7 +132,7 @@ def test_step_schedule():
 @pytest.mark.parametrize("ema", ["0", "0.9"])
 def test_kills_in_one_epoch_change_nothing(precision, ema, data, tmp_path, whole):
     """Weights, averaged weights, optimiser, schedule, order, augmentation, dropout: all to the last bit."""
-    extra = ["--precision", precision, "--ema-decay", ema, "--workers", "2"]
+    extra = ["--precision", precision, "--ema-decay", ema, "--workers", "1"]
     undisturbed = whole(*extra)
     out = tmp_path / "run"
     argv = small_run(data, out, *extra, "--save-steps", "2", "--resume")
