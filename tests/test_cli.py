@@ -312,7 +312,8 @@ def test_nothing_but_bad_pictures(tmp_path, capsys):
             (tmp_path / "data" / name / f"{i}.png").write_text("text")
     args = ["train", "--out", tmp_path / "run", "--data", tmp_path / "data", "--model", "test_mat", *SHORT]
     said = refused(capsys, *args, "--batch-size", "2", "--on-bad-image", "skip")
-    assert "epoch 1, step 1: none of the pictures of a batch could be read" in said
+    assert "epoch 1, step 1: no picture of a batch could be read" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_diverging_run_stops(pictures, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -199,7 +200,12 @@ def train_run(
             )
             if training.step:
                 log.say(f"going on behind step {training.step} of {run.epochs * steps}")
-            figures = train(training, train_loader, val_loader, log, _describer(stored, training, cost))
+            try:
+                figures = train(training, train_loader, val_loader, log, _describer(stored, training, cost))
+            except UserError:
+                if training.step == 0:  # nothing is in the folder, which would stand in the way of the next try
+                    shutil.rmtree(run.out)
+                raise
         skipped = sorted(set().union(*procs.gather(log.skipped)))
     for message in [message for message in skipped if message not in log.skipped]:
         log.say(f"skipped by another process: {message}")
