@@ -327,5 +327,7 @@ def test_save_model_keeps_the_old_folder_if_writing_fails(tmp_path, monkeypatch)
 
 def test_run_folder_is_never_shared(tmp_path):
     create_run_folder(tmp_path / "a" / "b")
+    create_run_folder(tmp_path / "a" / "b")  # as a run leaves it that was killed at once
+    (tmp_path / "a" / "b" / "run.json").write_text("{}")
     with pytest.raises(UserError, match="exists; nothing was overwritten"):
         create_run_folder(tmp_path / "a" / "b")
