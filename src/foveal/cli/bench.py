@@ -166,7 +166,7 @@ def _speed(batches: Batches, workers: int, setting: Setting, progress: Callable[
     """Images a second of the first batches of an epoch; raises UserError for a picture that cannot be read."""
     # Workers start together and deliver almost together: whole turns of all of them, or the first turn counts too much.
     rounds = -(-setting.rounds // max(workers, 1)) * max(workers, 1)
-    with num_threads(setting.threads):
+    with batches, num_threads(setting.threads):
         return throughput(batches.epoch(), _count, rounds, progress)
 
 

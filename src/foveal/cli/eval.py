@@ -79,11 +79,13 @@ def evaluate(
     report = metric if isinstance(metric, ClassificationReport) else None
     if report is None and (confusion is not None or per_class):
         raise UserError("--confusion and --per-class have no effect where a picture has a set of labels")
-    batches = Batches(pictures, classifier.transform(), batch_size, workers=workers)
     skipped: list[str] = []
     console = Console(stderr=True)
     started = time.monotonic()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with (
+        Batches(pictures, classifier.transform(), batch_size, workers=workers) as batches,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
         shown = progress.add_task("pictures", total=len(pictures))
         for batch in batches.epoch():
             for message in batch["bad"]:

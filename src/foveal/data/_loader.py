@@ -25,7 +25,7 @@ GRACE_SECONDS = 60
 
 
 class Batches:
-    """Batches of one process.
+    """Batches of one process; to be used in a ``with`` statement, which ends the workers.
 
     A batch is {"image": [B, 3, H, W], "label": [B], "name": B names, "bad": messages of unreadable pictures}.
     With a seed (training) they are shuffled and full: unreadable pictures are replaced by others of the batch, and what
