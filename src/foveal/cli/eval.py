@@ -74,6 +74,8 @@ def evaluate(
             raise UserError(f"{name} must be at least {least}, got {value}")
     if confusion is not None and not confusion.parent.is_dir():
         raise UserError(f"cannot write {confusion}: no such folder")
+    if confusion is not None and confusion.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"cannot write {confusion}: expected a .png, .svg or .pdf file")
     classifier = load_classifier(model, preprocessing, device=check_device(device), precision=precision)
     pictures, metric, labels_of = _prepare(classifier, data, root, labels)
     report = metric if isinstance(metric, ClassificationReport) else None
@@ -99,8 +101,6 @@ def evaluate(
     if not metrics["pictures"]:
         raise UserError(f"{data} has no picture that could be read and has a label")
     rate = (len(pictures) - len(skipped)) / (time.monotonic() - started)
-    if report is not None and confusion is not None:
-        draw_confusion(report.confusion, classifier.titles, f"{model} on {data}", confusion)
     if as_json:
         answer: dict[str, Any] = dict(model=model, data=data, metrics=metrics, images_per_second=rate, skipped=skipped)
         if report is not None:
@@ -111,12 +111,14 @@ def evaluate(
             environment=environment(Setting(device=device)) | {"decoder": decoder()},
         )
         print(json.dumps(answer))
-        return 0
-    for message in skipped:
-        print(f"skipped: {message}", file=sys.stderr)
-    _show(classifier, metrics, rate)
-    if report is not None:
-        _show_classes(classifier, report, per_class)
+    else:
+        for message in skipped:
+            print(f"skipped: {message}", file=sys.stderr)
+        _show(classifier, metrics, rate)
+        if report is not None:
+            _show_classes(classifier, report, per_class)
+    if report is not None and confusion is not None:  # last, so that figures are not lost with a picture
+        draw_confusion(report.confusion, classifier.titles, f"{model} on {data}", confusion)
     return 0
 
 
