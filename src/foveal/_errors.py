@@ -26,6 +26,12 @@ def check_model(name: str) -> None:
         raise unknown("model", name, timm.list_models())
 
 
+def some(names: list[str], most: int) -> str:
+    """The first of some names in one line, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

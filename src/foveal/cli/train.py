@@ -184,6 +184,7 @@ def train_run(
         steps = steps_per_epoch(run, train_loader)
         if dry:
             return dry_run(training, train_loader, steps, cost, console)
+        fresh = procs.first and not run.out.exists()
         keep, stored = enter_folder(training, resume)
         with RunLog(
             run.out if procs.first else None,
@@ -203,7 +204,7 @@ def train_run(
             try:
                 figures = train(training, train_loader, val_loader, log, _describer(stored, training, cost))
             except UserError:
-                if training.step == 0:  # nothing is in the folder, which would stand in the way of the next try
+                if fresh and training.step == 0:  # the folder holds nothing, and would stand in the way of the next try
                     shutil.rmtree(run.out)
                 raise
         skipped = sorted(set().union(*procs.gather(log.skipped)))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from .._errors import UserError, unknown
+from .._errors import UserError, some, unknown
 from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Pictures, Sample, Stream, class_order, hold_out
@@ -128,7 +128,4 @@ def _check_labels(name: str, data: Data) -> None:
 
 
 def _difference(ours: list[str], others: list[str]) -> str:
-    odd = class_order({*ours} ^ {*others})
-    if not odd:
-        return "their order"
-    return ", ".join(odd[:8]) + (f" and {len(odd) - 8} more" if len(odd) > 8 else "")
+    return some(class_order({*ours} ^ {*others}) or ["their order"], 8)

@@ -4,6 +4,7 @@ import json
 from pathlib import PurePath
 from typing import Any
 
+from .._errors import some
 from .run import flat
 
 UNITS = {"top1": "%", "top5": "%", "images_per_second": "images/s", "data_wait": "% of the time"}
@@ -59,7 +60,7 @@ def model_card(
         f"An image classifier with {len(classes)} classes, trained with foveal {environment['foveal']} by the recipe "
         f"`{fields['recipe']}`.",
         "",
-        f"Classes: {_some(classes)}.",
+        f"Classes: {some(classes, 20)}.",
         "",
         "## Figures",
         "",
@@ -98,10 +99,6 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _with_unit(name: str, value: float) -> str:

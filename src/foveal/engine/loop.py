@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .._errors import UserError, first_line
+from .._errors import UserError, first_line, some
 from ..tasks import Task
 from .checkpoint import DAMAGED, read_state, replacing, write_model, write_state
 from .processes import Processes
@@ -230,6 +230,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
         UserError: a bad picture where the run stops at them, a batch without a readable one, a loss that is not finite.
     """
     run, optimizer = training.run, training.optimizer
+    model: Any = training.task.model
     lr = learning_rate(run, (training.step + 0.5) / steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -254,7 +255,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
         names += batch["name"]
         last = i == run.accumulate - 1
         if run.fsdp:
-            training.task.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+            model.set_requires_gradient_sync(last)
         no_sync = training.wrapped.no_sync if isinstance(training.wrapped, DistributedDataParallel) else nullcontext
         with nullcontext() if last else no_sync():
             try:
@@ -272,7 +273,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
             figures[name] = figures.get(name, 0.0) + value / run.accumulate
         pictures += len(batch["label"])
     training.scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(training.task.model.parameters(), run.optim.clip_grad or math.inf)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), run.optim.clip_grad or math.inf)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()
     if not training.scaler.is_enabled():  # which leaves out such a step, and tries a smaller scale
@@ -300,12 +301,11 @@ def check_finite(training: Training, what: str, value: float, where: str, names:
     """End the run in all processes if the value of one is not finite; nothing of the step has reached the weights."""
     error = None
     if not math.isfinite(value):
-        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         kept = training.run.out / "last"
         advice = "there is no checkpoint yet; try a smaller --lr"
         if kept.exists():
             advice = f"go on from the last checkpoint, --weights {kept}/model.safetensors, with a smaller --lr"
-        error = UserError(f"the {what} is {value} at {where} ({some}); {advice}")
+        error = UserError(f"the {what} is {value} at {where} ({some(names, 3)}); {advice}")
     training.procs.agree(error)
 
 
@@ -374,7 +374,7 @@ def train(
 
 def interrupted(training: Training, signals: Signals, steps: int) -> Interrupted | None:
     """What ends a run at a signal in any process; all of them must call this together."""
-    if not training.procs.any(signals.received > 0)[0]:
+    if not training.procs.any(signals.received > 0):
         return None
     out, epoch, done = training.run.out, training.epoch, training.step - training.epoch * steps
     return Interrupted(
@@ -403,7 +403,7 @@ def evaluate(
         procs.agree(error)
         if stop := ended():
             raise stop
-        if not procs.any(batch is not None)[0]:
+        if not procs.any(batch is not None):
             break
         counts = batch is not None and len(batch["label"]) > 0
         if batch is not None and counts:
@@ -510,12 +510,8 @@ def _check_data(run: Run, before: dict[str, Any], now: dict[str, Any]) -> None:
             continue
         if isinstance(old, list) and isinstance(new, list):
             odd = sorted({*old} ^ {*new}) or ["their order"]
-            raise UserError(f"the {name} of {run.data} are not those of the checkpoint; they differ in {_some(odd)}")
+            raise UserError(f"the {name} of {run.data} are not those of the checkpoint; they differ in {some(odd, 5)}")
         raise UserError(f"{run.data} had {old} {name} when the run was started, and has {new}")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def save_last(training: Training, log: RunLog) -> None:

@@ -26,17 +26,17 @@ class Processes:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether some process has it set; all processes must call this together."""
+    def any(self, flag: bool) -> bool:
+        """Whether some process has the flag set; all processes must call this together."""
         if self.world == 1:
-            return list(flags)
-        tensor = torch.tensor(flags, dtype=torch.int32)
+            return flag
+        tensor = torch.tensor(flag, dtype=torch.int32)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return tensor.bool().tolist()
+        return bool(tensor)
 
     def agree(self, error: UserError | None) -> None:
         """End all processes where one has met an error: the first one with its message, the others in silence."""
-        if self.any(error is not None)[0]:
+        if self.any(error is not None):
             messages = [message for message in self.gather(error and str(error)) if message]
             if self.first:
                 raise UserError(messages[0])

@@ -8,6 +8,7 @@ thesis and left out. --data names a folder with train/SYNSET/PICTURE and val/SYN
 """
 
 from pathlib import Path
+from typing import Any
 
 from ..engine import Optim, Run
 from ..tasks import Augment, ClassificationArgs
@@ -34,6 +35,10 @@ def _augment(mixup: float) -> Augment:
     return Augment(color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25, mixup=mixup, cutmix=1.0)
 
 
+def _optim(**own: Any) -> Optim:
+    return Optim(lr=1e-3, betas=(0.9, 0.999), warmup_epochs=5, **own)
+
+
 def emsnet_in1k() -> Run:
     """EMSNet on ImageNet-1K (section 3.4.1); --model emsnet_xxtiny, emsnet_xtiny or emsnet_tiny.
 
@@ -42,15 +47,7 @@ def emsnet_in1k() -> Run:
     stochastic depth as in Swin. From Swin: Mixup 0.8, CutMix 1.0, erasing 0.25, warm-up from 5e-7, cosine to 5e-6,
     gradient norm 5. Ours: stochastic depth 0, 0.05, 0.1 of the three variants. No averaged weights.
     """
-    optim = Optim(
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        weight_decay=0.03,
-        warmup_epochs=5,
-        warmup_lr=5e-7,
-        min_lr=5e-6,
-        clip_grad=5.0,
-    )
+    optim = _optim(weight_decay=0.03, warmup_lr=5e-7, min_lr=5e-6, clip_grad=5.0)
     return _in1k("emsnet_in1k", "emsnet_xxtiny", _augment(mixup=0.8), optim, accumulate=2)
 
 
@@ -62,15 +59,7 @@ def mat_in1k() -> Run:
     label smoothing 0.1, stochastic depth 0.05, no averaged weights. The table has no limit of the gradient: none. From
     DeiT: mixed precision.
     """
-    optim = Optim(
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        weight_decay=0.05,
-        warmup_epochs=5,
-        warmup_lr=1e-7,
-        min_lr=1e-6,
-        clip_grad=0.0,
-    )
+    optim = _optim(weight_decay=0.05, warmup_lr=1e-7, min_lr=1e-6, clip_grad=0.0)
     return _in1k("mat_in1k", "mat_2", _augment(mixup=0.1), optim, accumulate=16)
 
 
@@ -83,13 +72,5 @@ def partialformer_in1k() -> Run:
     epochs of warm-up from 1e-6, cosine to 1e-5, mixed precision. From Swin: gradient norm 5. Ours: stochastic depth 0,
     0.05, 0.1, 0.2, 0.3 of the five variants. No averaged weights.
     """
-    optim = Optim(
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        weight_decay=0.05,
-        warmup_epochs=5,
-        warmup_lr=1e-6,
-        min_lr=1e-5,
-        clip_grad=5.0,
-    )
+    optim = _optim(weight_decay=0.05, warmup_lr=1e-6, min_lr=1e-5, clip_grad=5.0)
     return _in1k("partialformer_in1k", "partialformer_b1", _augment(mixup=0.8), optim, accumulate=4)

@@ -14,7 +14,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from timm.data.model_config import resolve_input_data_config
 from timm.models import get_pretrained_cfg, resolve_model_input_args
 
-from .._errors import UserError, does_not_run, first_line, unknown
+from .._errors import UserError, does_not_run, first_line, some, unknown
 
 SOURCES = ("hf-hub:", "local-dir:")
 DAMAGED = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -128,9 +128,9 @@ class Classifier(ABC):
                 place = {name: i for i, name in enumerate(sorted(classes))}
                 return [place[name] for name in classes]
         if own is None or len(classes) != self.num_classes:
-            raise UserError(f"{self.name} has {self.num_classes} classes, the data {len(classes)}: {_some(classes)}")
+            raise UserError(f"{self.name} has {self.num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
         missing, odd = sorted({*own} - {*classes}), sorted({*classes} - {*own})
-        raise UserError(f"the classes differ; only {self.name} has {_some(missing)}; only the data {_some(odd)}")
+        raise UserError(f"the classes differ; only {self.name} has {some(missing, 4)}; only the data {some(odd, 4)}")
 
 
 class TimmClassifier(Classifier):
@@ -290,10 +290,6 @@ def _check_weights(name: str) -> None:
 
 def _synsets(names: list[str]) -> bool:
     return all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in names)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "none"
 
 
 def _one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from timm.data import Mixup, create_transform, resolve_model_data_config
 from timm.models import clean_state_dict
 
-from .._errors import UserError, check_model, does_not_run, first_line
+from .._errors import UserError, check_model, does_not_run, first_line, some
 from ..metrics import Accuracy
 from ._classifier import weights_folder
 from ._task import Task, TaskArgs
@@ -211,7 +211,7 @@ class Teacher:
     """
 
     def __init__(self, name: str, classes: list[str], student: dict[str, Any]):
-        self.model = create_classifier(name, None, pretrained=not Path(name).is_dir()).eval().requires_grad_(False)
+        self.model = create_classifier(name, None, pretrained=True).eval().requires_grad_(False)
         names = self.model.pretrained_cfg.get("label_names")
         if self.model.num_classes != len(classes) or (names and list(names) != classes):
             raise UserError(f"teacher {name} has other classes than the data: {self.model.num_classes}, {len(classes)}")
@@ -309,10 +309,6 @@ def load_weights(model: Any, path: Path) -> None:
     other = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
     if missing or odd or other:
         named = {"missing": missing, "unexpected": odd, "of another shape": other}
-        listed = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in named.items() if keys)
+        listed = "; ".join(f"{len(keys)} {what}: {some(keys, 4)}" for what, keys in named.items() if keys)
         raise UserError(f"{path} holds another architecture; {listed}")
     model.load_state_dict(state)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
