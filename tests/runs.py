@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from foveal.engine.checkpoint import replacing
+from foveal.tasks import write_config
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["foveal.cli.train", "runs"])
@@ -105,6 +108,13 @@ def execute_all(
         if process.is_alive():
             process.kill()
     return [process.exitcode for process in processes]
+
+
+def save_model(model, config: dict, folder: Path) -> None:
+    """A folder of weights; it is replaced whole, or not at all."""
+    with replacing(folder) as fresh:
+        save_file(model.state_dict(), fresh / "model.safetensors")
+        write_config(model, config, fresh / "config.json")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

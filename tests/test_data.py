@@ -12,9 +12,10 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from foveal._errors import UserError
-from foveal.data import BadImage, Batches, _decode, load_data, open_image
+from foveal.data import BadImage, Batches, OnImage, _decode, load_data, open_image
 from foveal.data.fashion_mnist import BUILT_IN, fashion_mnist, read_idx
-from foveal.engine import create_run_folder, save_model
+from foveal.engine import create_run_folder
+from runs import save_model
 
 # Fashion-MNIST
 
@@ -212,7 +213,7 @@ def test_batches_are_a_function_of_seed_and_epoch(folder):
     drawn = {}
     for seed in (0, 1):
         for epoch in (0, 1, 2):
-            batches = Batches(train, noisy, 4, seed=seed)
+            batches = Batches(train, OnImage(noisy), 4, seed=seed)
             drawn[seed, epoch] = images(batches, epoch)
             torch.rand(3)  # whatever else draws does not matter
             assert torch.equal(images(batches, epoch), drawn[seed, epoch])
@@ -222,16 +223,16 @@ def test_batches_are_a_function_of_seed_and_epoch(folder):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_go_on_where_they_stopped(folder, workers):
     train, _ = load_data(str(folder))
-    whole = images(Batches(train, noisy, 4, seed=3), epoch=1)
-    with Batches(train, noisy, 4, seed=3, workers=workers) as batches:
+    whole = images(Batches(train, OnImage(noisy), 4, seed=3), epoch=1)
+    with Batches(train, OnImage(noisy), 4, seed=3, workers=workers) as batches:
         assert torch.equal(images(batches, epoch=1, start=2), whole[8:])
         assert torch.equal(images(batches, epoch=1), whole)
 
 
 def test_processes_share_the_batches_of_one(folder):
     train, _ = load_data(str(folder))
-    one = names(Batches(train, noisy, 6, seed=0))
-    parts = [names(Batches(train, noisy, 3, seed=0, rank=rank, world=2)) for rank in (0, 1)]
+    one = names(Batches(train, OnImage(noisy), 6, seed=0))
+    parts = [names(Batches(train, OnImage(noisy), 3, seed=0, rank=rank, world=2)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*parts, strict=True)] == one
 
 
@@ -239,7 +240,7 @@ def test_evaluation_sees_every_picture_once(folder):
     train, _ = load_data(str(folder))
     seen = []
     for rank in range(3):
-        batches = Batches(train, to_tensor, 4, rank=rank, world=3)
+        batches = Batches(train, OnImage(to_tensor), 4, rank=rank, world=3)
         mine = names(batches)
         assert len(mine) == len(batches)
         seen += [name for batch in mine for name in batch]
@@ -251,7 +252,7 @@ def test_evaluation_lists_bad_pictures(folder, workers):
     (folder / "c" / "00.PNG").write_text("text")
     train, val = load_data(str(folder))
     part = train if folder / "c" / "00.PNG" in train.paths else val
-    with Batches(part, to_tensor, 2, workers=workers) as loader:
+    with Batches(part, OnImage(to_tensor), 2, workers=workers) as loader:
         batches = list(loader.epoch())
     (bad,) = [message for batch in batches for message in batch["bad"]]
     assert bad.startswith(f"cannot read picture {folder}/c/00.PNG: not a picture")
@@ -263,7 +264,7 @@ def test_evaluation_lists_bad_pictures(folder, workers):
 def test_training_replaces_a_bad_picture_by_one_of_its_batch(folder):
     train, _ = load_data(str(folder))
     train.paths[5].write_text("text")
-    (batch,) = Batches(train, to_tensor, len(train), seed=0).epoch()
+    (batch,) = Batches(train, OnImage(to_tensor), len(train), seed=0).epoch()
     assert len(batch["bad"]) == 1
     assert len(batch["image"]) == len(train)
     assert len(set(batch["name"])) == len(train) - 1
@@ -273,22 +274,22 @@ def test_evaluation_gives_an_empty_batch_of_bad_pictures_only(folder):
     for path in (folder / "c").iterdir():
         path.write_text("text")
     _, val = load_data(str(folder))
-    last = list(Batches(val, to_tensor, 1).epoch())[-1]
-    assert (len(last["image"]), len(last["label"]), len(last["bad"])) == (0, 0, 1)
+    last = list(Batches(val, OnImage(to_tensor), 1).epoch())[-1]
+    assert (last["name"], len(last["bad"])) == ([], 1)
 
 
 @pytest.mark.parametrize(("batch_size", "shuffled", "batches"), [(8, 3, 4), (26, 1, 1)])
 def test_last_partial_batch(folder, batch_size, shuffled, batches):
     train, _ = load_data(str(folder))
     assert len(train) == 26
-    assert len(Batches(train, to_tensor, batch_size, seed=0)) == shuffled
-    assert len(Batches(train, to_tensor, batch_size)) == batches
+    assert len(Batches(train, OnImage(to_tensor), batch_size, seed=0)) == shuffled
+    assert len(Batches(train, OnImage(to_tensor), batch_size)) == batches
 
 
 def test_a_batch_larger_than_the_data_says_what_fits(folder):
     train, _ = load_data(str(folder))
     with pytest.raises(UserError, match="larger than the 26 training pictures; --batch-size can be 13 at most"):
-        Batches(train, to_tensor, 14, seed=0, world=2)
+        Batches(train, OnImage(to_tensor), 14, seed=0, world=2)
 
 
 # what is saved

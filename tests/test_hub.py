@@ -19,8 +19,8 @@ from PIL import Image
 
 from conftest import randomize
 from foveal.cli import main
-from foveal.engine import save_model
 from foveal.engine._card import model_card
+from runs import save_model
 
 NAMES = ["amber", "blue", "coral", "denim"]
 CONFIG = dict(

@@ -173,7 +173,7 @@ def _speed(batches: Batches, workers: int, setting: Setting, progress: Callable[
 def _count(batch: dict) -> int:
     if batch["bad"]:
         raise UserError(batch["bad"][0])
-    return len(batch["label"])
+    return len(batch["name"])
 
 
 def _write_csv(results: list[Result], loader: Loader | None, same: dict[str, Any]) -> None:

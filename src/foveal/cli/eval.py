@@ -19,7 +19,7 @@ from rich.table import Table
 
 from .._errors import UserError, first_line
 from ..bench import Setting, environment
-from ..data import SUFFIXES, UNLABELLED, Batches, Data, Pictures, decoder, load_split
+from ..data import SUFFIXES, UNLABELLED, Batches, Data, OnImage, Pictures, decoder, load_split
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
 from ..tasks import AS_TRAINED, Classifier, Preprocessing, load_classifier
 from . import check_device
@@ -85,7 +85,7 @@ def evaluate(
     console = Console(stderr=True)
     started = time.monotonic()
     with (
-        Batches(pictures, classifier.transform(), batch_size, workers=workers) as batches,
+        Batches(pictures, OnImage(classifier.transform()), batch_size, workers=workers) as batches,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         shown = progress.add_task("pictures", total=len(pictures))
@@ -94,9 +94,9 @@ def evaluate(
                 if on_bad_image == "stop":
                     raise UserError(f"{message}; --on-bad-image skip goes on without it")
                 skipped.append(message)
-            if len(batch["label"]):
+            if len(batch["name"]):
                 metric.update(classifier.scores(batch["image"]), {"label": labels_of(batch)})
-            progress.update(shown, advance=len(batch["label"]) + len(batch["bad"]))
+            progress.update(shown, advance=len(batch["name"]) + len(batch["bad"]))
     metrics = metric.compute()
     if not metrics["pictures"]:
         raise UserError(f"{data} has no picture that could be read and has a label")

@@ -162,20 +162,21 @@ def train_run(
     found: dict[str, Any] = {"classes": train_data.classes, "training pictures": len(train_data)}
     if isinstance(train_data, Stream):
         found["readers of shards (processes times workers)"] = procs.world * max(1, run.workers)
-    args, size = run.task, run.task.image_size
+    args = run.task
     if resume and (run.out / "last").is_dir():
         args = replace(args, pretrained=False, weights=None)  # what they gave is in the checkpoint
     random_seed(run.seed)
     try:
         task = args.build(train_data.classes)
-        example = torch.zeros(1, 3, size, size)
-        task.eval().predict({"image": example})  # fails before there is a run folder
-        macs = count_macs(task.model, (size, size)).products
+        example = task.example()
+        task.eval().predict(example)  # fails before there is a run folder
+        size: Any = tuple(example["image"].shape[2:])
+        macs = count_macs(task.model, size).products
         cost: dict[str, float] = dict(parameters=sum(p.numel() for p in task.parameters()), macs=macs)
         training = prepare(run, task, procs, found)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise does_not_run(run.task.model, error) from error
-    common: dict[str, Any] = dict(workers=run.workers, rank=procs.rank, world=procs.world)
+    common: dict[str, Any] = dict(workers=run.workers, rank=procs.rank, world=procs.world, stack=task.stack)
     common["pin_memory"] = training.device.type == "cuda"
     with (
         Batches(train_data, task.transform(train=True), run.batch_size, seed=run.seed, **common) as train_loader,

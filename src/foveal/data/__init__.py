@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from .._errors import UserError, some, unknown
 from ._decode import BadImage, decode_image, decoder, open_image
-from ._loader import Batches
-from ._pictures import SUFFIXES, UNLABELLED, Divisible, Pictures, Sample, Stream, class_order, hold_out
+from ._loader import Batches, OnImage
+from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
 from .fashion_mnist import BUILT_IN, fashion_mnist
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
@@ -21,6 +21,7 @@ __all__ = [
     "BadImage",
     "Batches",
     "Data",
+    "OnImage",
     "Pictures",
     "Sample",
     "Stream",
@@ -123,7 +124,7 @@ def _check_labels(name: str, data: Data) -> None:
         raise UserError(f"{name} has no class folders; expected {name}/CLASS/PICTURE")
     if not len(data):
         raise UserError(f"{name} has no pictures")
-    if isinstance(data, Pictures) and any(data.label(index) == UNLABELLED for index in range(len(data))):
+    if isinstance(data, Labelled) and any(data.label(index) == UNLABELLED for index in range(len(data))):
         raise UserError(f"{name} has pictures without a class")
 
 

@@ -27,19 +27,23 @@ GRACE_SECONDS = 60
 class Batches:
     """Batches of one process; to be used in a ``with`` statement, which ends the workers.
 
-    A batch is {"image": [B, 3, H, W], "label": [B], "name": B names, "bad": messages of unreadable pictures}.
+    A batch is what ``stack`` makes of B samples, with "bad", the messages of unreadable pictures; of labelled pictures
+    {"image": [B, 3, H, W], "label": [B], "name": B names, "bad": list}.
     With a seed (training) they are shuffled and full: unreadable pictures are replaced by others of the batch, and what
     is left of an epoch behind the last batch of all processes is dropped. Without one (evaluation) every picture comes
-    once over all processes, in order, and unreadable ones are left out; B may then be 0.
+    once over all processes, in order, and unreadable ones are left out; a batch without any has no more than "name",
+    which is empty, and "bad".
 
     Args:
         data: pictures in a list, or a stream of shards.
-        transform: from an RGB picture to a tensor.
+        transform: from a sample {"image": RGB picture, "name": str} with the picture's annotation, and a function that
+            draws another such sample at random, to a sample that can be stacked; see ``OnImage``.
         batch_size: B, of this process.
         seed: of order and augmentation.
         workers: processes that read; 0 reads in this one.
         rank: this process among ``world``.
         pin_memory: for copies to an accelerator.
+        stack: from samples to a batch.
 
     Raises:
         UserError: a batch of all processes is larger than the data.
@@ -56,6 +60,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         pin_memory: bool = False,
+        stack: Callable[[list[dict]], dict] = default_collate,
     ):
         self.data, self.transform, self.batch_size, self.seed = data, transform, batch_size, seed
         self.workers, self.rank, self.world = workers, rank, world
@@ -63,7 +68,7 @@ class Batches:
             num_workers=workers,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker if workers else None,
-            collate_fn=partial(collate, fill=seed is not None),
+            collate_fn=partial(collate, stack=stack, fill=seed is not None),
         )
         if seed is not None and len(data) < batch_size * world:
             raise UserError(
@@ -125,16 +130,25 @@ class Batches:
         return (batch for _, batch in zip(range(start, len(self)), batches))
 
 
-def collate(samples: list[dict], fill: bool) -> dict:
+def collate(samples: list[dict], stack: Callable[[list[dict]], dict], fill: bool) -> dict:
     """A batch of the readable samples; to ``fill`` it, they stand in for the others."""
-    good = [sample for sample in samples if "image" in sample]
+    good = [sample for sample in samples if "bad" not in sample]
     bad = [sample["bad"] for sample in samples if "bad" in sample]
     if not good:
-        empty = torch.empty(0)
-        return {"image": empty, "label": empty.long(), "name": [], "bad": bad}
+        return {"name": [], "bad": bad}
     if fill:
         good += [good[i % len(good)] for i in range(len(bad))]
-    return default_collate(good) | {"bad": bad}
+    return stack(good) | {"bad": bad}
+
+
+class OnImage:
+    """A transform of samples from one of pictures."""
+
+    def __init__(self, transform: Callable):
+        self.transform = transform
+
+    def __call__(self, sample: dict, draw: Callable[[], dict]) -> dict:
+        return sample | {"image": self.transform(sample["image"])}
 
 
 class _Order(Sampler[list[tuple[int, int]]]):
@@ -152,14 +166,16 @@ class _Listed(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         epoch, index = item
-        try:
-            picture = self.pictures.picture(index)
-        except BadImage as error:
-            return {"bad": str(error)}
         if self.seed is not None:
             _draw_from(self.seed, epoch, index)
-        image = self.transform(picture)
-        return {"image": image, "label": self.pictures.label(index), "name": self.pictures.name(index)}
+        try:
+            return self.transform(self._sample(index), lambda: self._sample(random.randrange(len(self.pictures))))
+        except BadImage as error:
+            return {"bad": str(error)}
+
+    def _sample(self, index: int) -> dict:
+        pictures = self.pictures
+        return {"image": pictures.picture(index), "name": pictures.name(index), **pictures.annotation(index)}
 
 
 class _Streamed(IterableDataset):
@@ -195,7 +211,11 @@ class _Streamed(IterableDataset):
                 continue
             if self.seed is not None:
                 _draw_from(self.seed, self.epoch, number, position)
-            yield {"image": self.transform(picture), "label": sample.label, "name": sample.name}
+            yield self.transform({"image": picture, "label": sample.label, "name": sample.name}, _no_other)
+
+
+def _no_other() -> dict:
+    raise UserError("a stream of shards has no other picture to mix in; leave mosaic and copy-paste out")
 
 
 def _draw_from(*numbers: int) -> None:

@@ -4,6 +4,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -16,7 +17,7 @@ VAL_SHARE = 0.1  # held out of every class where there is no validation part
 
 
 class Pictures(ABC):
-    """A list of labelled pictures."""
+    """A list of annotated pictures."""
 
     classes: list[str]
 
@@ -29,15 +30,26 @@ class Pictures(ABC):
         """The picture in RGB; raises BadImage."""
 
     @abstractmethod
-    def label(self, index: int) -> int:
-        """Its class, an index into ``classes``, or -1 if it has none."""
-
-    @abstractmethod
     def name(self, index: int) -> str:
         """What messages and results call it: its path, or its place."""
 
+    @abstractmethod
+    def annotation(self, index: int) -> dict[str, Any]:
+        """What its sample holds beside the picture and its name."""
 
-class Divisible(Pictures):
+
+class Labelled(Pictures):
+    """A list of pictures that have a class each."""
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """Its class, an index into ``classes``, or -1 if it has none."""
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        return {"label": self.label(index)}
+
+
+class Divisible(Labelled):
     """A list of which a part can be held out."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .._errors import UserError
-from ._pictures import Pictures
+from ._pictures import Labelled
 
 CLASSES = [
     "T-shirt",
@@ -29,7 +29,7 @@ CLASSES = [
 BUILT_IN = Path(__file__).parent / "_fashion_mnist"
 
 
-class FashionMNIST(Pictures):
+class FashionMNIST(Labelled):
     """Pictures [N, 28, 28] and labels [N] in memory."""
 
     classes = CLASSES

@@ -1,7 +1,7 @@
 """How training happens: a run, the loop, checkpoints and what is seen of them. Knows the task's contract, no names."""
 
 from ._card import model_card
-from .checkpoint import create_run_folder, save_model, settle, write_text
+from .checkpoint import create_run_folder, settle, write_text
 from .loop import Interrupted, Training, evaluate, learning_rate, prepare, restore, steps_per_epoch, train, train_step
 from .processes import Processes, processes
 from .progress import RunLog
@@ -21,7 +21,6 @@ __all__ = [
     "prepare",
     "processes",
     "restore",
-    "save_model",
     "settle",
     "steps_per_epoch",
     "train",

@@ -1,6 +1,5 @@
-"""Checkpoints: folders that are there whole or not at all, and that timm itself can load."""
+"""Checkpoints: folders that are there whole or not at all, and that their task can load."""
 
-import json
 import os
 import pickle
 import shutil
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from timm.models._hub import save_config_for_hf
 
 from .._errors import UserError, first_line
+from ..tasks import Task
 
 # what reading a file of another kind, a cut one or a tampered one may raise
 DAMAGED = (
@@ -94,28 +93,15 @@ def settle(folder: Path) -> None:
             old.rename(folder)
 
 
-def write_model(model: Any, weights: dict[str, torch.Tensor], config: dict, folder: Path) -> None:
-    """Write safetensors and timm's config.json, so that ``timm.create_model("local-dir:FOLDER", pretrained=True)``
-    gives the same model.
+def write_model(task: Task, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write safetensors, and the config.json from which the task's model is made anew.
 
     Args:
-        model: a timm model; its configuration is stored.
-        weights: its state.
-        config: ``label_names`` and ``pretrained_cfg`` to store with it.
+        weights: the model's state.
         folder: exists; see ``replacing``.
     """
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
-    path = folder / "config.json"
-    save_config_for_hf(model, str(path), model_config=config)
-    stored = json.loads(path.read_text())
-    stored["model_args"].pop("num_classes", None)  # it stands beside them, and transformers would pass it twice
-    path.write_text(json.dumps(stored, indent=2))
-
-
-def save_model(model: Any, config: dict, folder: Path) -> None:
-    """``write_model`` of a model as it is; the folder is replaced whole, or not at all."""
-    with replacing(folder) as fresh:
-        write_model(model, model.state_dict(), config, fresh)
+    task.write_config(folder / "config.json")
 
 
 def write_state(state: dict[str, Any], folder: Path) -> None:

@@ -61,7 +61,7 @@ class Training:
     procs: Processes
     device: torch.device
     task: Task
-    wrapped: Any  # the task as it is called: itself, compiled, or over several processes
+    wrapped: Any  # the task as it is called: itself, or over several processes
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     averaged: ModelEmaV3 | None
@@ -170,7 +170,9 @@ def prepare(run: Run, task: Task, procs: Processes, data: dict[str, Any] | None 
         )
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"optimiser {run.optim.opt}: {first_line(error)}") from None
-    wrapped: Any = torch.compile(task, dynamic=False) if run.compile else task
+    if run.compile:
+        task.compile_model()
+    wrapped: Any = task
     if procs.world > 1 and not run.fsdp:
         # Gradients of depthwise kernels come in the channels-last memory that the maps have; DDP copies them.
         warnings.filterwarnings("ignore", "Grad strides do not match")
@@ -198,10 +200,19 @@ def shard(model: nn.Module) -> None:
 
 def moved(batch: dict, training: Training) -> dict:
     """A batch on the training's device and in its memory format."""
-    batch = {k: v.to(training.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+    batch = _to(batch, training.device)
     if training.run.channels_last:
         batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
     return batch
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """A tree of tensors on a device."""
+    if isinstance(value, dict):
+        return {name: _to(part, device) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_to(part, device) for part in value]
+    return value.to(device, non_blocking=True) if torch.is_tensor(value) else value
 
 
 def autocast(training: Training) -> torch.autocast:
@@ -243,7 +254,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
         batch, error = next_batch(batches, where)
         if batch is not None:
             error = error or log.bad_images(batch["bad"], run.on_bad_image)
-            if not len(batch["label"]) and error is None:
+            if not len(batch["name"]) and error is None:
                 error = UserError(f"{where}: no picture of a batch could be read; the last: {batch['bad'][-1]}")
         training.procs.agree(error)
         assert batch is not None
@@ -271,7 +282,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
                 raise UserError(f"{where}: {first_line(error)}; {what}") from None
         for name, value in values.items():
             figures[name] = figures.get(name, 0.0) + value / run.accumulate
-        pictures += len(batch["label"])
+        pictures += len(batch["name"])
     training.scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), run.optim.clip_grad or math.inf)
     if isinstance(norm, DTensor):
@@ -405,7 +416,7 @@ def evaluate(
             raise stop
         if not procs.any(batch is not None):
             break
-        counts = batch is not None and len(batch["label"]) > 0
+        counts = batch is not None and len(batch["name"]) > 0
         if batch is not None and counts:
             filler = moved(batch, training)
         if training.run.fsdp:  # every process has to take part in every forward pass, with or without pictures
@@ -441,7 +452,7 @@ def save_best(training: Training, texts: dict[str, str]) -> None:
     weights = _weights(training, task.model)
 
     def write(folder: Path) -> None:
-        write_model(task.model, weights, task.config(), folder)
+        write_model(task, weights, folder)
         for name, text in texts.items():
             (folder / name).write_text(text)
 
@@ -542,7 +553,7 @@ def save_last(training: Training, log: RunLog) -> None:
     )
 
     def write(folder: Path) -> None:
-        write_model(model, weights, task.config(), folder)
+        write_model(task, weights, folder)
         write_state(state, folder)
 
     _replace(training, "last", write)

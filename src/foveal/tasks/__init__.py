@@ -1,8 +1,9 @@
 """Tasks: a model with its losses, predictions and metric."""
 
-from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier, weights_folder
+from .._models import weights_folder
+from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
 from ._task import Metric, Task, TaskArgs
-from .classification import Augment, Classification, ClassificationArgs
+from .classification import Augment, Classification, ClassificationArgs, write_config
 
 TASKS: dict[str, type[TaskArgs]] = {"classification": ClassificationArgs}
 
@@ -19,4 +20,5 @@ __all__ = [
     "TaskArgs",
     "load_classifier",
     "weights_folder",
+    "write_config",
 ]

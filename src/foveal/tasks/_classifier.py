@@ -15,6 +15,7 @@ from timm.data.model_config import resolve_input_data_config
 from timm.models import get_pretrained_cfg, resolve_model_input_args
 
 from .._errors import UserError, does_not_run, first_line, some, unknown
+from .._models import weights_folder
 
 SOURCES = ("hf-hub:", "local-dir:")
 DAMAGED = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -234,14 +235,6 @@ def load_classifier(
         return OnnxClassifier(name, preprocessing)
     model = create_model(name, preprocessing)
     return TimmClassifier(name, model, preprocessing, device, precision)
-
-
-def weights_folder(folder: Path) -> Path:
-    """The folder of weights and timm's config.json: a run's best/, or the folder itself; raises UserError."""
-    weights = folder / "best" if (folder / "best").is_dir() else folder
-    if not (weights / "config.json").is_file() or not (weights / "model.safetensors").is_file():
-        raise UserError(f"{folder} is no run: expected best/config.json and best/model.safetensors in it")
-    return weights
 
 
 def create_model(name: str, preprocessing: Preprocessing) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.utils.data import default_collate
 
 
 class Metric(Protocol):
@@ -50,12 +51,29 @@ class Task(nn.Module, ABC):
         """A fresh metric."""
 
     @abstractmethod
-    def transform(self, train: bool) -> Callable:
-        """From an RGB picture to what a batch stacks."""
+    def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:
+        """From a sample of the data, and a function that draws another one, to what ``stack`` takes."""
+
+    @staticmethod
+    def stack(samples: list[dict]) -> dict:
+        """From samples to a batch."""
+        return default_collate(samples)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """What timm's config.json says beside the weights."""
+        """What a model card says of the model: ``label_names``, and ``pretrained_cfg``, the preprocessing."""
+
+    @abstractmethod
+    def write_config(self, path: Path) -> None:
+        """Write config.json: what is needed, beside the weights, to use the model."""
+
+    @abstractmethod
+    def example(self) -> dict:
+        """A batch of one blank picture."""
+
+    def compile_model(self) -> None:
+        """Compile, in place, what a training step calls."""
+        self.compile(dynamic=False)
 
 
 @dataclass(kw_only=True)

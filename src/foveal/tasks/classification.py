@@ -1,5 +1,6 @@
 """Image classification with any timm model."""
 
+import json
 import math
 import pickle
 from collections.abc import Callable
@@ -7,17 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import Mixup, create_transform, resolve_model_data_config
 from timm.models import clean_state_dict
+from timm.models._hub import save_config_for_hf
 
-from .._errors import UserError, check_model, does_not_run, first_line, some
+from .._errors import UserError, first_line, some
+from .._models import create_model
+from ..data import OnImage
 from ..metrics import Accuracy
-from ._classifier import weights_folder
 from ._task import Task, TaskArgs
 
 
@@ -121,7 +123,7 @@ class Classification(Task):
     def __init__(self, args: ClassificationArgs, classes: list[str]):
         super().__init__()
         self.args, self.classes = args, classes
-        self.model = create_classifier(args.model, len(classes), args.pretrained, args.model_args)
+        self.model = create_model(args.model, args.pretrained, num_classes=len(classes), **args.model_args)
         if args.weights is not None:
             load_weights(self.model, args.weights)
         mixed: Any = dict(label_smoothing=args.smoothing, num_classes=len(classes))
@@ -162,8 +164,8 @@ class Classification(Task):
         config = resolve_model_data_config(self.model) | dict(input_size=(3, size, size))
         return config | (dict(crop_pct=self.args.crop_pct) if self.args.crop_pct else {})
 
-    def transform(self, train: bool) -> Callable:
-        """timm's transform from an RGB picture to a normalised tensor [3, image_size, image_size]."""
+    def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:
+        """A sample's RGB picture becomes a normalised tensor [3, image_size, image_size], by timm's transform."""
         config, augment = self.data_config(), self.args.augment
         if train:
             chosen: dict[str, Any] = {name: config[name] for name in ("input_size", "mean", "std")}
@@ -184,13 +186,33 @@ class Classification(Task):
             transform: Any = create_transform(**chosen)
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"unknown augmentation {augment.auto_augment!r}: {first_line(error)}") from None
-        return transform
+        return OnImage(transform)
+
+    def example(self) -> dict:
+        """A batch {"image": [1, 3, image_size, image_size]}."""
+        return {"image": torch.zeros(1, 3, self.args.image_size, self.args.image_size)}
+
+    def write_config(self, path: Path) -> None:
+        """Write timm's config.json; ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the same model."""
+        write_config(self.model, self.config(), path)
 
     def config(self) -> dict[str, Any]:
         """What timm's config.json says beside the weights: classes and preprocessing."""
         config = self.data_config()
         kept = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
         return dict(label_names=self.classes, pretrained_cfg=kept | dict(test_input_size=None, pool_size=None))
+
+
+def write_config(model: Any, config: dict[str, Any], path: Path) -> None:
+    """Write timm's config.json of a model.
+
+    Args:
+        config: ``label_names`` and ``pretrained_cfg`` to store in it.
+    """
+    save_config_for_hf(model, str(path), model_config=config)
+    stored = json.loads(path.read_text())
+    stored["model_args"].pop("num_classes", None)  # it stands beside them, and transformers would pass it twice
+    path.write_text(json.dumps(stored, indent=2))
 
 
 def _mix(mixup: Mixup, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -211,7 +233,7 @@ class Teacher:
     """
 
     def __init__(self, name: str, classes: list[str], student: dict[str, Any]):
-        self.model = create_classifier(name, None, pretrained=True).eval().requires_grad_(False)
+        self.model = create_model(name, pretrained=True).eval().requires_grad_(False)
         names = self.model.pretrained_cfg.get("label_names")
         if self.model.num_classes != len(classes) or (names and list(names) != classes):
             raise UserError(f"teacher {name} has other classes than the data: {self.model.num_classes}, {len(classes)}")
@@ -244,38 +266,6 @@ class Teacher:
             return F.cross_entropy(logits, target.argmax(dim=1))
         student, teacher = (F.log_softmax(x / args.temperature, dim=1) for x in (logits, target))
         return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * args.temperature**2
-
-
-def create_classifier(
-    name: str, num_classes: int | None, pretrained: bool = False, model_args: dict[str, Any] | None = None
-) -> Any:
-    """A timm model, from its name or from a folder of weights with timm's config.json.
-
-    Args:
-        name: as ``ClassificationArgs.model``.
-        num_classes: the classifier is made anew if it has another number; None keeps it.
-
-    Raises:
-        UserError: an unknown name, a folder without a model, damaged weights, arguments that the model does not take.
-    """
-    args = dict(model_args or {}) if num_classes is None else dict(model_args or {}, num_classes=num_classes)
-    if Path(name).is_dir():
-        folder = weights_folder(Path(name))
-        try:
-            return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
-        except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-            what = f"cannot load {folder}, written by another version or damaged"
-            raise UserError(f"{what}: {first_line(error)}") from None
-    if name.startswith(("hf-hub:", "local-dir:")):
-        pretrained = True
-    else:
-        check_model(name)
-    if pretrained and ":" not in name and not timm.is_model_pretrained(name):
-        raise UserError(f"timm has no weights for {name}")
-    try:
-        return timm.create_model(name, pretrained=pretrained, **args)
-    except (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise does_not_run(name, error) from None
 
 
 def load_weights(model: Any, path: Path) -> None:

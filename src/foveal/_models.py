@@ -1,0 +1,47 @@
+"""A timm model from its name or from a folder of weights, for every room that starts from one."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+
+from ._errors import UserError, check_model, does_not_run, first_line
+
+
+def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
+    """A timm model, from its name or from a folder of weights with timm's config.json.
+
+    Args:
+        name: of any timm model, ``hf-hub:REPO``, ``local-dir:FOLDER``, or the folder of a run or of weights.
+        pretrained: start from timm's weights of that name; a folder always brings its own.
+        args: further arguments of ``timm.create_model``.
+
+    Raises:
+        UserError: an unknown name, a folder without a model, damaged weights, arguments that the model does not take.
+    """
+    if Path(name).is_dir():
+        folder = weights_folder(Path(name))
+        try:
+            return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
+        except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+            what = f"cannot load {folder}, written by another version or damaged"
+            raise UserError(f"{what}: {first_line(error)}") from None
+    if name.startswith(("hf-hub:", "local-dir:")):
+        pretrained = True
+    else:
+        check_model(name)
+    if pretrained and ":" not in name and not timm.is_model_pretrained(name):
+        raise UserError(f"timm has no weights for {name}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **args)
+    except (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise does_not_run(name, error) from None
+
+
+def weights_folder(folder: Path) -> Path:
+    """The folder of weights and timm's config.json: a run's best/, or the folder itself; raises UserError."""
+    weights = folder / "best" if (folder / "best").is_dir() else folder
+    if not (weights / "config.json").is_file() or not (weights / "model.safetensors").is_file():
+        raise UserError(f"{folder} is no run: expected best/config.json and best/model.safetensors in it")
+    return weights

@@ -1,0 +1,113 @@
+"""Any timm backbone as maps of given strides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .._errors import UserError
+from .._models import create_model
+
+FLEXIBLE = ("strict_img_size", False), ("dynamic_img_size", True)  # what timm's models of a fixed size call it
+
+
+class Pyramid(nn.Module):
+    """Maps of a timm backbone, from fine to coarse.
+
+    The picture is padded with zeros on its right and lower side to a multiple of 32, so that strides are exact.
+
+    Args:
+        name: as ``create_model`` takes it: any timm name, or the folder of a trained classifier.
+        strides: of the maps, a part of those that the backbone has.
+        pretrained: start from timm's weights of that name.
+        frozen_stages: number of the backbone's finest maps whose layers are not trained, with their BatchNorm; 0 for
+            none.
+        frozen_bn: BatchNorm everywhere keeps its statistics and is not trained.
+        model_args: further arguments of the backbone.
+
+    Raises:
+        UserError: an unknown backbone, or one that does not have the strides.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        *,
+        pretrained: bool = False,
+        frozen_stages: int = 0,
+        frozen_bn: bool = False,
+        **model_args: Any,
+    ):
+        super().__init__()
+        if not 0 <= frozen_stages <= len(strides):
+            raise UserError(f"frozen-stages must be 0 to {len(strides)}, got {frozen_stages}")
+        reductions = list(_create(name, False, model_args).feature_info.reduction())
+        if not {*strides} <= {*reductions}:
+            raise UserError(f"{name} has maps of strides {reductions}; strides {[*strides]} are needed")
+        places = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
+        self.body = _create(name, pretrained, {**model_args, "out_indices": places})
+        self.strides = tuple(strides)
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.frozen: list[nn.Module] = []
+        if frozen_stages:
+            self.frozen = _freeze(self, frozen_stages)
+        if frozen_bn:
+            norms = [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
+            self.frozen += [norm.requires_grad_(False) for norm in norms]
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Images [B, 3, H, W] -> a map [B, C, H' / stride, W' / stride] for each stride; H' and W' are padded."""
+        maps = self.body(pad_to_32(images))
+        return [_channels_first(x, channels) for x, channels in zip(maps, self.channels)]
+
+    def train(self, mode: bool = True) -> "Pyramid":
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+
+def pad_to_32(images: torch.Tensor) -> torch.Tensor:
+    """Images [B, C, H, W] with zeros on the right and lower side, to multiples of 32."""
+    H, W = images.shape[2:]
+    return F.pad(images, (0, -W % 32, 0, -H % 32))
+
+
+def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> Any:
+    args = dict(model_args, features_only=True)
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    if config is None or not config.fixed_input_size:
+        return create_model(name, pretrained, **args)
+    for flag, value in FLEXIBLE:
+        try:
+            return create_model(name, pretrained, **args | {flag: value})
+        except UserError as error:
+            if flag not in str(error):
+                raise
+    raise UserError(f"{name} takes pictures of one size only")
+
+
+def _channels_first(x: torch.Tensor, channels: int) -> torch.Tensor:
+    """A map [B, C, H, W] from what some backbones (Swin) give as [B, H, W, C]."""
+    return x if x.shape[1] == channels else x.permute(0, 3, 1, 2)
+
+
+def _freeze(pyramid: Pyramid, stages: int) -> list[nn.Module]:
+    """Freeze what the ``stages`` finest maps depend on; the modules that have nothing left to train."""
+    parameters = list(pyramid.body.parameters())
+    maps = pyramid.eval()(torch.zeros(1, 3, 64, 64))
+    total = torch.stack([m.square().sum() for m in maps[:stages]]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients):
+        parameter.requires_grad_(gradient is None)
+    pyramid.train()
+    return [
+        module
+        for module in pyramid.body.modules()
+        if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
+    ]
