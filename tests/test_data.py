@@ -320,7 +320,7 @@ def test_save_model_keeps_the_old_folder_if_writing_fails(tmp_path, monkeypatch)
     def full(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("foveal.engine.checkpoint.save_file", full)
+    monkeypatch.setattr("runs.save_file", full)
     with pytest.raises(UserError, match="the one before it is whole: disk full"):
         save_model(model, {}, tmp_path / "best")
     assert {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()} == before

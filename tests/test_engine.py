@@ -58,24 +58,29 @@ def test_a_recipe_goes_to_json_and_back(name):
     assert RECIPES[name].__doc__
 
 
-def test_there_are_six_recipes():
-    assert len(RECIPES) == 6
+def test_there_are_seven_recipes():
+    assert len(RECIPES) == 7
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_and_runs_a_step(name, data, whole):
     """With its own optimiser, augmentation and loss; small pictures, and a CPU's precision."""
     recipe = RECIPES[name]()
-    changed = dict(image_size=32, pretrained=False) | ({"teacher": str(whole())} if recipe.task.teacher else {})
+    detects = recipe.task.data == "detection"
+    changed = dict(image_size=64 if detects else 32, pretrained=False)
+    changed |= {"teacher": str(whole())} if getattr(recipe.task, "teacher", "") else {}
     run = replace(recipe, task=replace(recipe.task, **changed), device="cpu", precision="fp32", accumulate=2)
-    pictures, _ = load_data(str(data))
+    pictures, _ = load_data("scenes:8x64" if detects else str(data), kind=recipe.task.data)
     task = run.task.build(pictures.classes)
     training = prepare(run, task, Processes())
     before = {key: value.clone() for key, value in task.model.state_dict().items()}
-    with Batches(pictures, task.transform(train=True), 2, seed=0) as loader, RunLog(None, 1, Console()) as log:
+    with (
+        Batches(pictures, task.transform(train=True), 2, seed=0, stack=task.stack) as loader,
+        RunLog(None, 1, Console()) as log,
+    ):
         figures = train_step(training, loader.epoch(), 10, log)
     assert figures["pictures"] == 4
-    assert figures["lr"] == learning_rate(run, 0.05)
+    assert figures["lr"] == learning_rate(run, 0.05, 10)
     moved = [key for key, value in task.model.state_dict().items() if not torch.equal(value, before[key])]
     assert len(moved) > len(before) / 2
 
@@ -117,12 +122,12 @@ def test_schedules_are_those_of_timm(name):
     run = schedule(schedule=name, warmup_epochs=2, warmup_lr=0.001, min_lr=0.01)
     for step in range(100):
         theirs.step_update(step)
-        assert learning_rate(run, step / 10) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
+        assert learning_rate(run, step / 10, 10) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
 
 
 def test_step_schedule():
     run = schedule(schedule="step", decay_epochs=(4, 8), warmup_epochs=0)
-    assert [learning_rate(run, epoch) for epoch in (3.9, 4.1, 8.1)] == pytest.approx([0.5, 0.05, 0.005])
+    assert [learning_rate(run, epoch, 10) for epoch in (3.9, 4.1, 8.1)] == pytest.approx([0.5, 0.05, 0.005])
 
 
 # Resumption

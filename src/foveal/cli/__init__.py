@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": "accuracy, calibration and confusion of a model on labelled pictures",
     "predict": "label pictures with a trained model",
     "push": "share a trained model on the Hugging Face Hub",
+    "data": "formats of data, and what is wrong with some",
     "bench": "cost and speed of several models side by side",
     "tables": "the thesis's tables: reported beside measured here",
 }

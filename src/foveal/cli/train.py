@@ -158,7 +158,8 @@ def train_run(
     """Build what a run names, train it, and say what to do next; a dry run only measures."""
     procs = procs or Processes()
     check_logger(run.logger)
-    train_data, val_data = load_data(run.data, run.root, run.val_data)
+    skip = run.on_bad_image == "skip"
+    train_data, val_data = load_data(run.data, run.root, run.val_data, kind=run.task.data, skip=skip)
     found: dict[str, Any] = {"classes": train_data.classes, "training pictures": len(train_data)}
     if isinstance(train_data, Stream):
         found["readers of shards (processes times workers)"] = procs.world * max(1, run.workers)
@@ -168,6 +169,7 @@ def train_run(
     random_seed(run.seed)
     try:
         task = args.build(train_data.classes)
+        task.check(train_data)
         example = task.example()
         task.eval().predict(example)  # fails before there is a run folder
         size: Any = tuple(example["image"].shape[2:])
@@ -219,8 +221,11 @@ def train_run(
         log.say(f"waited for pictures {figures['data_wait']:.1f} % of the last epoch's time")
     else:
         log.say(f"{run.out} was finished before; best weights in {run.out}/best")
-    log.say(f"next: foveal predict {run.out} PICTURE...")
-    log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
+    if run.task.data == "detection":
+        log.say(f'next: from foveal.tasks import load_detector; load_detector("{run.out}").detect([PICTURE])')
+    else:
+        log.say(f"next: foveal predict {run.out} PICTURE...")
+        log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
     return figures
 
 

@@ -2,38 +2,71 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .._errors import UserError, some, unknown
 from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches, OnImage
+from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, size_problems
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
+from .boxes import BoxAugment, BoxTransform, stack_marked
+from .coco import coco, is_coco, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
 from .listing import listing
+from .scenes import Scenes, scenes
+from .voc import is_voc, voc
 from .webdataset import webdataset
+from .yolo import is_yolo, yolo
 
 __all__ = [
     "DATASETS",
+    "FORMATS",
     "SUFFIXES",
     "UNLABELLED",
     "BadImage",
     "Batches",
+    "BoxAugment",
+    "BoxTransform",
     "Data",
+    "Marked",
+    "Objects",
     "OnImage",
     "Pictures",
+    "Problem",
     "Sample",
+    "Scenes",
     "Stream",
+    "Unreadable",
     "decode_image",
+    "decode_mask",
     "decoder",
     "load_data",
+    "load_parts",
     "load_split",
     "open_image",
+    "size_problems",
+    "stack_marked",
+    "write_coco",
 ]
 
 Data: TypeAlias = Pictures | Stream
 Parts: TypeAlias = tuple[Data | None, Data | None]  # training and validation; None is what the source does not say
+
+
+class Format(NamedTuple):
+    """A format of data.
+
+    Attributes:
+        what: names that it takes, for people.
+        fits: whether it takes a name.
+        read: from a name, a root, and whether to skip what is wrong, to the data.
+    """
+
+    what: str
+    fits: Callable[[str], bool]
+    read: Callable[[str, Path | None, bool], Parts]
 
 
 def _fashion(root: Path | None) -> Parts:
@@ -48,39 +81,67 @@ def _fashion_mnist(root: Path | None) -> Parts:
     return fashion_mnist(root)
 
 
-DATASETS: dict[str, Callable[[Path | None], Parts]] = {
-    "fashion": _fashion,
-    "fashion-mnist": _fashion_mnist,
+def _rootless(read: Callable[[str], Parts], takers: str = "fashion, fashion-mnist") -> Callable[..., Parts]:
+    """A reader of data that lies where its name says; ``takers`` have a root."""
+
+    def reader(name: str, root: Path | None, _: bool) -> Parts:
+        if root is not None:
+            raise UserError(f"--root has no effect on {name}; it is for {takers}")
+        return read(name)
+
+    return reader
+
+
+_scenes = _rootless(scenes, "the pictures of a COCO file and the data of a YAML file")
+
+DATASETS: dict[str, dict[str, Callable[[Path | None], Parts]]] = {  # by kind
+    "classification": {"fashion": _fashion, "fashion-mnist": _fashion_mnist},
+    "detection": {"scenes": lambda root: _scenes("scenes", root, False)},
 }
 
-FORMATS: list[tuple[Callable[[str], bool], Callable[[str], Parts]]] = [
-    (lambda name: name.startswith(PREFIX), hugging_face),
-    (lambda name: name.endswith((".tar", ".json")), webdataset),
-    (lambda name: name.endswith((".csv", ".jsonl")), listing),
-    (lambda name: Path(name).is_dir() or "/" in name, image_folder),
-]
+FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
+    "classification": [
+        Format("hf:NAME, hf:PATH", lambda name: name.startswith(PREFIX), _rootless(hugging_face)),
+        Format("shards .tar, .json", lambda name: name.endswith((".tar", ".json")), _rootless(webdataset)),
+        Format("lists .csv, .jsonl", lambda name: name.endswith((".csv", ".jsonl")), _rootless(listing)),
+        Format("class folders", lambda name: Path(name).is_dir() or "/" in name, _rootless(image_folder)),
+    ],
+    "detection": [
+        Format("scenes:COUNT, scenes:COUNTxHEIGHT", lambda name: name.startswith("scenes:"), _scenes),
+        Format("COCO .json, annotations/instances_*.json, train/_annotations.coco.json", is_coco, coco),
+        Format("YOLO .yaml, data.yaml", is_yolo, yolo),
+        Format("Pascal VOC Annotations/", is_voc, voc),
+    ],
+}
 
 
-def load_data(name: str, root: Path | None = None, val: str | None = None) -> tuple[Data, Data]:
+def load_data(
+    name: str, root: Path | None = None, val: str | None = None, *, kind: str = "classification", skip: bool = False
+) -> tuple[Data, Data]:
     """Training and validation pictures.
 
     Args:
-        name: a key of ``DATASETS``, a folder of shape ``class/picture`` or ``train/ val/``, a list (.csv, .jsonl),
-            ``hf:`` and a name or path, or shards (a pattern of .tar files, an index .json).
-        root: where a named data set lies.
+        name: a key of ``DATASETS``, or what a format takes. For classification a folder of shape ``class/picture`` or
+            ``train/ val/``, a list (.csv, .jsonl), ``hf:`` and a name or path, or shards (a pattern of .tar files, an
+            index .json); for detection ``scenes:COUNTxHEIGHT``, COCO's .json or a folder of it, YOLO's .yaml or a
+            folder with data.yaml, a folder of Pascal VOC.
+        root: where a named data set lies, or the pictures of a COCO file, or the data of a YAML file; that of ``val``
+            too if it is such a file.
         val: what gives the validation pictures, if it is not ``name``. Without it, and if ``name`` says nothing of
-            validation, a tenth of every class is held out.
+            validation, a tenth of every class, in detection a tenth of the pictures, is held out.
+        kind: classification or detection.
+        skip: leave out what is wrong with annotations of objects, and list it as ``problems``.
 
     Raises:
         UserError: an unknown name, a missing or malformed data set, no training pictures, pictures without labels,
             different classes of the two parts, shards without ``val``.
     """
-    train, own = _parts(name, root)
+    train, own = load_parts(name, root, kind=kind, skip=skip)
     if train is None:
         raise UserError(f"{name} has no training pictures")
     _check_labels(name, train)
     if val is not None:
-        other = load_split(val)
+        other = load_split(val, root if kind == "detection" and Path(val).is_file() else None, kind=kind, skip=skip)
         _check_labels(val, other)
         if train.classes != other.classes:
             raise UserError(f"{name} and {val} differ in their classes: {_difference(train.classes, other.classes)}")
@@ -88,12 +149,14 @@ def load_data(name: str, root: Path | None = None, val: str | None = None) -> tu
     if own is not None:
         _check_labels(name, own)
         return train, own
+    if isinstance(train, Marked):
+        return hold_out_marked(train, name)
     if not isinstance(train, Divisible):
         raise UserError(f"{name} has no validation part; --val-data names one")
     return hold_out(train, f"class folder {Path(name)}/" if Path(name).is_dir() else f"{name}: class ")
 
 
-def load_split(name: str, root: Path | None = None) -> Data:
+def load_split(name: str, root: Path | None = None, *, kind: str = "classification", skip: bool = False) -> Data:
     """Pictures to evaluate on: the validation part, or all of them where there is none.
 
     Those of a folder without class folders are in the order of their names, and have no labels.
@@ -101,22 +164,25 @@ def load_split(name: str, root: Path | None = None) -> Data:
     Raises:
         UserError: an unknown name, a missing or malformed data set, no pictures.
     """
-    train, val = _parts(name, root)
+    train, val = load_parts(name, root, kind=kind, skip=skip)
     data = val if val is not None else train
     if data is None or not len(data):
         raise UserError(f"{name} has no pictures")
     return data
 
 
-def _parts(name: str, root: Path | None) -> Parts:
-    if name in DATASETS:
-        return DATASETS[name](root)
-    for fits, read in FORMATS:
-        if fits(name):
-            if root is not None:
-                raise UserError(f"--root has no effect on {name}; it is for {', '.join(DATASETS)}")
-            return read(name)
-    raise unknown("data set or folder", name, DATASETS)
+def load_parts(name: str, root: Path | None = None, *, kind: str = "classification", skip: bool = False) -> Parts:
+    """Training and validation part as the source has them; see ``load_data``."""
+    if name in DATASETS[kind]:
+        return DATASETS[kind][name](root)
+    for known in FORMATS[kind]:
+        if known.fits(name):
+            return known.read(name, root, skip)
+    if Path(name).is_dir():
+        raise UserError(f"{name} holds no data for {kind}; expected {'; '.join(f.what for f in FORMATS[kind])}")
+    if "/" in name:
+        raise UserError(f"no such file or folder: {name}")
+    raise unknown("data set or folder", name, DATASETS[kind])
 
 
 def _check_labels(name: str, data: Data) -> None:

@@ -19,6 +19,7 @@ def grid_anchors(generator: AnchorGenerator, size: Sequence[int], maps: list[tor
     Returns:
         ``anchors`` [N, 4], and ``levels`` [len(maps)], how many of them each map has.
     """
+    maps = [x[:1, :1].float() for x in maps]  # anchors keep the maps' type, and half precision would round them
     image = maps[0].new_zeros(()).expand(1, 3, *size)  # of which the generator reads the shape alone
     (anchors,) = generator(ImageList(image, [(0, 0)]), maps)
     per_position = generator.num_anchors_per_location()

@@ -49,6 +49,14 @@ class Detector(nn.Module, ABC):
             raise UserError(f"a detector needs a class or more, got {num_classes}")
         self.backbone, self.num_classes = backbone, num_classes
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the backbone's activations again in the backward pass; raises UserError if it cannot."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the backbone wants without weight decay."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
     @abstractmethod
     def forward(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, Any]:
         """The raw outputs, the same in training and evaluation.

@@ -25,6 +25,18 @@ print(model.pretrained_cfg["label_names"][scores.argmax()])
 
 On the command line: `foveal predict FOLDER picture.jpg`, `foveal eval FOLDER --data PICTURES`."""
 
+LOAD_DETECTOR = """\
+```python
+from PIL import Image
+
+import foveal  # registers the models with timm
+from foveal.tasks import load_detector
+
+detector = load_detector("FOLDER")
+found = detector.detect([Image.open("picture.jpg").convert("RGB")])[0]  # boxes in pixels, scores, labels
+print(found["boxes"], found["scores"], [detector.classes[label] for label in found["labels"]])
+```"""
+
 
 def model_card(
     *, run: dict[str, Any], config: dict[str, Any], figures: dict[str, float], cost: dict[str, float], command: str
@@ -42,13 +54,19 @@ def model_card(
     task, classes = fields["task"], config["label_names"]
     height, width = seen["input_size"][1:]
     model = PurePath(task["model"]).name  # it may be a folder
-    tags = ["image-classification", "timm", "foveal", model]
+    detector = config.get("detector")
+    kind, what = ("object-detection", f"A {detector}") if detector else ("image-classification", "An image classifier")
+    tags = [kind, "timm", "foveal", model]
     start = "the weights were trained from scratch"
     if task.get("pretrained") or task.get("weights") or model != task["model"]:
         source = task.get("weights") or f"the weights of {model}"
         start = f"training started from {source}, whose licence counts too"
     front = dict(
-        library_name="timm", pipeline_tag="image-classification", license="other", tags=tags, metrics=["accuracy"]
+        library_name="foveal" if detector else "timm",
+        pipeline_tag=kind,
+        license="other",
+        tags=tags,
+        metrics=[] if detector else ["accuracy"],
     )
     lines = [
         "---",
@@ -57,7 +75,7 @@ def model_card(
         "",
         f"# {model} on {fields['data']}",
         "",
-        f"An image classifier with {len(classes)} classes, trained with foveal {environment['foveal']} by the recipe "
+        f"{what} with {len(classes)} classes, trained with foveal {environment['foveal']} by the recipe "
         f"`{fields['recipe']}`.",
         "",
         f"Classes: {some(classes, 20)}.",
@@ -90,7 +108,7 @@ def model_card(
         "",
         "## Use",
         "",
-        LOAD,
+        LOAD_DETECTOR if detector else LOAD,
         "",
         "## Licence",
         "",

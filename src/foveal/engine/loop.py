@@ -109,12 +109,18 @@ class Signals:
         self.received = number
 
 
-def learning_rate(run: Run, epoch: float) -> float:
-    """The schedule's learning rate; ``epoch`` counts fractions."""
+def learning_rate(run: Run, epoch: float, steps: int) -> float:
+    """The schedule's learning rate.
+
+    Args:
+        epoch: counted from the start, with fractions.
+        steps: steps of an epoch.
+    """
     optim = run.optim
-    if epoch < optim.warmup_epochs:
-        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * epoch / optim.warmup_epochs
-    done = min((epoch - optim.warmup_epochs) / max(run.epochs - optim.warmup_epochs, 1e-9), 1.0)
+    warmup = optim.warmup_epochs or optim.warmup_steps / steps
+    if epoch < warmup:
+        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * epoch / warmup
+    done = min((epoch - warmup) / max(run.epochs - warmup, 1e-9), 1.0)
     if optim.schedule == "cosine":
         share = 0.5 * (1 + math.cos(math.pi * done))
     elif optim.schedule == "poly":
@@ -242,7 +248,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
     """
     run, optimizer = training.run, training.optimizer
     model: Any = training.task.model
-    lr = learning_rate(run, (training.step + 0.5) / steps)
+    lr = learning_rate(run, (training.step + 0.5) / steps, steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     optimizer.zero_grad()
@@ -368,7 +374,7 @@ def train(
             seconds = time.perf_counter() - started
             loss = mean_loss(training) / steps
             figures = {"epoch": epoch + 1, "step": training.step, "loss": loss}
-            figures |= {"lr": learning_rate(run, (training.step - 0.5) / steps)}
+            figures |= {"lr": learning_rate(run, (training.step - 0.5) / steps, steps)}
             figures |= evaluate(training, val_loader, log, lambda: interrupted(training, signals, steps))
             figures |= {"images_per_second": pictures / seconds, "data_wait": 100 * waited / seconds}
             best = training.task.best

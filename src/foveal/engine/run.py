@@ -25,6 +25,7 @@ class Optim:
         layer_decay: factor of the learning rate from one layer group to the one below it; 1 for none.
         schedule: from the peak downwards, by step: cosine, poly, step or constant.
         warmup_epochs: linear warm-up at the start.
+        warmup_steps: the same counted in steps, in place of epochs.
         warmup_lr: learning rate before the first step.
         min_lr: learning rate behind the last one.
         poly_power: exponent of the poly schedule.
@@ -41,6 +42,7 @@ class Optim:
     layer_decay: float = 1.0
     schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
     warmup_epochs: float = 1.0
+    warmup_steps: int = 0
     warmup_lr: float = 0.0
     min_lr: float = 0.0
     poly_power: float = 0.9
@@ -109,7 +111,16 @@ class Run:
             at_least(name, getattr(self, name), 1)
         for name in ("seed", "workers", "save_steps"):
             at_least(name, getattr(self, name), 0)
-        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "poly_power", "decay_rate"):
+        for name in (
+            "weight_decay",
+            "warmup_epochs",
+            "warmup_steps",
+            "warmup_lr",
+            "min_lr",
+            "clip_grad",
+            "poly_power",
+            "decay_rate",
+        ):
             at_least(name, getattr(optim, name), 0)
         if not 0 < optim.lr < math.inf:
             raise UserError(f"lr must be above 0, got {optim.lr}")
@@ -119,6 +130,8 @@ class Run:
                 raise UserError(f"{name} must be in {span}, got {given}")
         if optim.warmup_epochs > self.epochs:
             raise UserError(f"warmup-epochs must not exceed the {self.epochs} epoch(s), got {optim.warmup_epochs}")
+        if optim.warmup_epochs and optim.warmup_steps:
+            raise UserError("warmup-epochs and warmup-steps exclude each other; set one of them to 0")
         if len(optim.betas) == 1:
             raise UserError("betas takes two numbers or more")
         if self.seed >= 2**31:

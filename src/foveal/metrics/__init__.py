@@ -2,8 +2,18 @@
 
 from .accuracy import Accuracy
 from .calibration import Calibration
+from .coco import CocoAP, coco_results, encode_mask
 from .confusion import draw_confusion
 from .real import RealLabels
 from .report import ClassificationReport
 
-__all__ = ["Accuracy", "Calibration", "ClassificationReport", "RealLabels", "draw_confusion"]
+__all__ = [
+    "Accuracy",
+    "Calibration",
+    "ClassificationReport",
+    "CocoAP",
+    "RealLabels",
+    "coco_results",
+    "draw_confusion",
+    "encode_mask",
+]

@@ -1,6 +1,8 @@
 """Any timm backbone as maps of given strides."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._errors import UserError
-from .._models import create_model
+from .._models import create_model, weights_folder
 
 FLEXIBLE = ("strict_img_size", False), ("dynamic_img_size", True)  # what timm's models of a fixed size call it
 
@@ -28,6 +30,10 @@ class Pyramid(nn.Module):
             none.
         frozen_bn: BatchNorm everywhere keeps its statistics and is not trained.
         model_args: further arguments of the backbone.
+
+    Attributes:
+        channels: of the maps.
+        architecture, model_args: the timm name and the arguments from which the backbone can be made anew.
 
     Raises:
         UserError: an unknown backbone, or one that does not have the strides.
@@ -51,6 +57,7 @@ class Pyramid(nn.Module):
             raise UserError(f"{name} has maps of strides {reductions}; strides {[*strides]} are needed")
         places = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
         self.body = _create(name, pretrained, {**model_args, "out_indices": places})
+        self.architecture, self.model_args = _origin(name, model_args)
         self.strides = tuple(strides)
         self.channels: list[int] = self.body.feature_info.channels()
         self.frozen: list[nn.Module] = []
@@ -65,6 +72,19 @@ class Pyramid(nn.Module):
         maps = self.body(pad_to_32(images))
         return [_channels_first(x, channels) for x, channels in zip(maps, self.channels)]
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations again in the backward pass; raises UserError if the backbone cannot."""
+        model: Any = getattr(self.body, "model", self.body)
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise UserError(f"{self.architecture} has no gradient checkpointing")
+        model.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay; timm keeps them only of backbones that it does not take apart."""
+        model: Any = getattr(self.body, "model", None)
+        names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+        return {f"body.model.{name}" for name in names}
+
     def train(self, mode: bool = True) -> "Pyramid":
         super().train(mode)
         for module in self.frozen:
@@ -76,6 +96,14 @@ def pad_to_32(images: torch.Tensor) -> torch.Tensor:
     """Images [B, C, H, W] with zeros on the right and lower side, to multiples of 32."""
     H, W = images.shape[2:]
     return F.pad(images, (0, -W % 32, 0, -H % 32))
+
+
+def _origin(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The timm name and the arguments from which the backbone can be made anew, also where it came from a folder."""
+    if not Path(name).is_dir():
+        return name, model_args
+    config = json.loads((weights_folder(Path(name)) / "config.json").read_text())
+    return config["architecture"], config.get("model_args", {}) | model_args
 
 
 def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> Any:

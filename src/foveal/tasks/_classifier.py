@@ -9,16 +9,15 @@ from typing import Any, Literal
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from timm.data.model_config import resolve_input_data_config
 from timm.models import get_pretrained_cfg, resolve_model_input_args
 
 from .._errors import UserError, does_not_run, first_line, some, unknown
 from .._models import weights_folder
+from ._weights import DAMAGED, kind_of
 
 SOURCES = ("hf-hub:", "local-dir:")
-DAMAGED = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +240,8 @@ def create_model(name: str, preprocessing: Preprocessing) -> Any:
     """The timm model with the weights of a name that is no file; see ``load_classifier``."""
     path = Path(name)
     if path.is_dir():
+        if kind_of(name) != "classification":
+            raise UserError(f"{name} holds a detector: foveal.tasks.load_detector loads it")
         source = f"local-dir:{weights_folder(path)}"
     elif name.startswith(SOURCES):
         source = name

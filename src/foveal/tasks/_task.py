@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ class Task(nn.Module, ABC):
         best: the metric's figure that decides which weights are the best; higher is better.
     """
 
-    model: nn.Module
+    model: Any
     best: str
 
     @abstractmethod
@@ -49,6 +49,9 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """A fresh metric."""
+
+    def check(self, data: Any) -> None:
+        """Raise UserError if the data lacks what the task needs."""
 
     @abstractmethod
     def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:
@@ -86,7 +89,10 @@ class TaskArgs(ABC):
         pretrained: start from timm's weights of that name; a folder always brings its own.
         weights: start from this file (safetensors, or a checkpoint of tensors); the classifier may differ.
         image_size: side of the square pictures in pixels.
+        data: the kind of data, as ``load_data`` names it.
     """
+
+    data: ClassVar[str]
 
     model: str
     model_args: dict[str, Any] = field(default_factory=dict)

@@ -2,25 +2,22 @@
 
 import json
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data import Mixup, create_transform, resolve_model_data_config
-from timm.models import clean_state_dict
 from timm.models._hub import save_config_for_hf
 
-from .._errors import UserError, first_line, some
+from .._errors import UserError, first_line
 from .._models import create_model
 from ..data import OnImage
 from ..metrics import Accuracy
 from ._task import Task, TaskArgs
+from ._weights import load_state, read_weights
 
 
 @dataclass(kw_only=True)
@@ -78,6 +75,8 @@ class ClassificationArgs(TaskArgs):
         distill_weight: share of the teacher in the loss.
         temperature: of both sides' probabilities, soft only.
     """
+
+    data: ClassVar[str] = "classification"
 
     crop_pct: float | None = None
     smoothing: float = 0.1
@@ -277,28 +276,10 @@ def load_weights(model: Any, path: Path) -> None:
     Raises:
         UserError: no such file, code in it, another architecture.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = clean_state_dict(state.get("state_dict", state.get("model", state)))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"refused {path}: it holds more than tensors, and could run code; use safetensors") from None
-    except (AttributeError, EOFError, LookupError, OSError, RuntimeError, SafetensorError, TypeError) as error:
-        raise UserError(f"cannot read weights from {path}: {first_line(error)}") from None
-    own = model.state_dict()
+    state, own = read_weights(path), model.state_dict()
     heads = model.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
     for key in [key for key in state if key.startswith(tuple(f"{head}." for head in heads))]:
         if key in own and state[key].shape != own[key].shape:
             state[key] = own[key]
-    missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    other = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
-    if missing or odd or other:
-        named = {"missing": missing, "unexpected": odd, "of another shape": other}
-        listed = "; ".join(f"{len(keys)} {what}: {some(keys, 4)}" for what, keys in named.items() if keys)
-        raise UserError(f"{path} holds another architecture; {listed}")
-    model.load_state_dict(state)
+    load_state(model, state, path)

@@ -1,0 +1,221 @@
+"""``foveal data`` and ``foveal data check DATA [--kind K] [--clean OUT] [--json]``"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from .._errors import UserError
+from ..data import (
+    DATASETS,
+    FORMATS,
+    UNLABELLED,
+    BadImage,
+    Data,
+    Marked,
+    Problem,
+    Stream,
+    Unreadable,
+    load_parts,
+    size_problems,
+    write_coco,
+)
+
+Summary: TypeAlias = dict[str, Any]
+
+
+def main(argv: list[str]) -> int:
+    if not argv:
+        return formats()
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    return tyro.extras.subcommand_cli_from_dict({"check": check}, args=argv, prog="foveal data", config=config)
+
+
+def formats() -> int:
+    """List the built-in data and the formats of each kind."""
+    for kind, known in FORMATS.items():
+        print(f"{kind}:")
+        for name in [*DATASETS[kind], *(entry.what for entry in known)]:
+            print(f"  {name}")
+    print("\nfoveal data check DATA lists what is wrong with some")
+    return 0
+
+
+def check(
+    data: Annotated[str, tyro.conf.Positional],
+    /,
+    *,
+    root: Path | None = None,
+    kind: Literal["detection", "classification"] = "detection",
+    clean: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """List what is wrong with data, and say what is in it; the exit code is 1 if something is wrong.
+
+    Args:
+        data: a data set's name, a file of annotations or a folder; foveal data lists what there is.
+        root: where a named data set lies, or the pictures of a COCO file, or the data of a YAML file.
+        kind: detection reads boxes and masks, and the sizes of the pictures; classification decodes every picture.
+        clean: write all that is right as COCO's annotations into this .json file; for data with a validation part into
+            this folder.
+        as_json: print one JSON object of problems and summary.
+    """
+    if clean is not None and clean.exists():
+        raise UserError(f"{clean} exists; nothing was overwritten")
+    if clean is not None and kind != "detection":
+        raise UserError("--clean has no effect on data for classification, which has no annotations to write")
+    parts: dict[str, Data] = {}
+    problems: list[Problem] = []
+    mended: list[Problem] = []
+    summaries: dict[str, Summary] = {}
+    try:
+        loaded = load_parts(data, root, kind=kind, skip=True)
+        parts = {name: part for name, part in zip(("train", "val"), loaded) if part is not None}
+    except Unreadable as error:
+        problems = error.problems
+    if clean is not None:
+        _check_clean(clean, data, parts)
+    for name, part in parts.items():
+        if kind == "classification":
+            summaries[name], found = _classification(data, part)
+        else:
+            mended += getattr(part, "mended", [])
+            parts[name], found = _detection(part)
+            summaries[name] = _objects(parts[name])
+        problems += found
+    written = _write(clean, parts) if clean is not None and parts else []
+    if as_json:
+        listed: dict[str, Any] = {
+            what: [{"file": str(p.file), "where": p.where, "reason": p.reason} for p in those]
+            for what, those in (("problems", problems), ("mended", mended))
+        }
+        print(json.dumps({"data": data, "kind": kind, **listed, "parts": summaries, "clean": [*map(str, written)]}))
+    else:
+        _show(problems, mended, summaries, written)
+    return 1 if problems else 0
+
+
+def _detection(part: Data) -> tuple[Data, list[Problem]]:
+    """What is left of a part without the pictures of another size, and all of its problems."""
+    if not isinstance(part, Marked):
+        return part, []
+    odd = size_problems(part)
+    return part.subset([i for i in range(len(part)) if i not in odd]), [*part.problems, *odd.values()]
+
+
+def _objects(part: Any) -> Summary:
+    """What is in pictures with objects."""
+    counts, num_crowd, num_empty, num_masks = Counter(), 0, 0, 0
+    boxes: list[tuple[float, list[float], str]] = []  # smallest and largest: area, width and height, picture
+    for index in range(len(part)):
+        target = part.annotation(index)["target"]
+        counts.update(target["labels"].tolist())
+        num_crowd += int(target["crowd"].sum())
+        num_empty += not len(target["labels"])
+        num_masks += sum(mask is not None for mask in target["segmentations"] or [])
+        sides = (target["boxes"][:, 2:] - target["boxes"][:, :2]).tolist()
+        boxes += [(w * h, [round(w, 2), round(h, 2)], part.name(index)) for w, h in sides]
+        boxes = [min(boxes), max(boxes)] if boxes else []
+    smallest, largest = ({"size": box[1], "picture": box[2]} for box in boxes) if boxes else (None, None)
+    return {
+        "pictures": len(part),
+        "pictures_without_objects": num_empty,
+        "objects": counts.total(),
+        "objects_with_mask": num_masks,
+        "crowd": num_crowd,
+        "smallest_box": smallest,
+        "largest_box": largest,
+        "classes": {name: counts[label] for label, name in enumerate(part.classes)},
+    }
+
+
+def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:
+    """What is in labelled pictures, and which of them cannot be decoded."""
+    problems: list[Problem] = []
+    counts = Counter()
+    console = Console(stderr=True)
+    entries = track(
+        _labelled(part), "pictures", len(part), console=console, transient=True, disable=not console.is_terminal
+    )
+    for name, label, error in entries:
+        counts[label] += 1
+        if error is not None:
+            problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
+    return {
+        "pictures": counts.total(),
+        "pictures_without_class": counts[UNLABELLED],
+        "classes": {name: counts[label] for label, name in enumerate(part.classes)},
+    }, problems
+
+
+def _labelled(part: Data) -> Iterator[tuple[str, int, BadImage | None]]:
+    """Name and label of each picture, and why it cannot be decoded."""
+    if isinstance(part, Stream):
+        samples: Iterable[Any] = part.samples(0, 1, seed=None, epoch=0, skip=0)
+        entries = ((sample.name, sample.label, sample.picture) for sample in samples)
+    else:
+        pictures: Any = part
+        entries = (
+            (pictures.name(i), pictures.annotation(i)["label"], lambda i=i: pictures.picture(i))
+            for i in range(len(pictures))
+        )
+    for name, label, picture in entries:
+        try:
+            picture()
+        except BadImage as error:
+            yield name, label, error
+        else:
+            yield name, label, None
+
+
+def _check_clean(out: Path, data: str, parts: dict[str, Data]) -> None:
+    """Raise UserError if there is nothing to write to ``out``, or no place for all of it."""
+    if not all(isinstance(part, Marked) for part in parts.values()):
+        raise UserError(f"--clean has no effect on {data}, which has no annotations to write")
+    if out.suffix == ".json" and len(parts) > 1:
+        raise UserError(f"{data} has two parts, {' and '.join(parts)}; --clean takes a folder for them, not {out}")
+
+
+def _write(out: Path, parts: dict[str, Any]) -> list[Path]:
+    """Write cleaned annotations; return their files."""
+    written = []
+    for name, part in parts.items():
+        written.append(out if out.suffix == ".json" else out / "annotations" / f"instances_{name}.json")
+        write_coco(part, written[-1])
+    return written
+
+
+def _show(problems: list[Problem], mended: list[Problem], summaries: dict[str, Summary], written: list[Path]) -> None:
+    for problem in problems:
+        print(problem)
+    if summaries:
+        table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+        for name in summaries:
+            table.add_column(name, justify="right")
+        for key in next(iter(summaries.values())):
+            values = [summary[key] for summary in summaries.values()]
+            if isinstance(values[0], int):
+                table.add_row(key.replace("_", " "), *map(str, values))
+            elif key == "classes":
+                for label in values[0]:
+                    table.add_row(f"class {label}", *(str(counts[label]) for counts in values))
+            else:
+                sizes = ("-" if box is None else "{:g}x{:g}".format(*box["size"]) for box in values)
+                table.add_row(f"{key.replace('_', ' ')}, px", *sizes)
+        Console(highlight=False, markup=False).print(table)
+    for name, summary in summaries.items():
+        for key, box in summary.items():
+            if key.endswith("_box") and box is not None:
+                print(f"{key.replace('_', ' ')} of {name}: in {box['picture']}")
+    if mended:
+        print(f"boxes that stick out of their picture by a pixel at most and are cut: {len(mended)}; --json lists them")
+    for file in written:
+        print(f"cleaned copy: {file}")
+    print(f"problems: {len(problems) or 'none'}")

@@ -1,0 +1,289 @@
+"""Pictures in which objects are marked: the contract of every format for detection."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import mul
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .._errors import UserError, first_line
+from ._decode import FORMATS, BadImage, open_image
+from ._pictures import VAL_SHARE, Pictures
+
+EDGE = 1.0  # px by which a box may stick out of its picture: tools round differently; it is cut, and listed as mended
+MAX_SIDE = 10**6  # px of a picture
+
+
+@dataclass
+class Objects:
+    """The objects of one picture.
+
+    Attributes:
+        boxes: [n, 4], (x1, y1, x2, y2) in pixels.
+        labels: [n], indices into the classes.
+        crowd: [n], whether a box holds many objects: not trained on, and no miss nor false alarm in evaluation.
+        area: [n] in square pixels; of the mask where there is one.
+        segmentations: per object polygons [[x, y, x, y, ...], ...] or a run-length code {"size", "counts"}, as COCO has
+            them, or None if it has no mask; None where no object of the picture has one.
+        image_id: how the data numbers the picture.
+        size: (height, width) in pixels, as the data states it.
+        places: in a COCO file, the place of the picture in its list and those of the objects in theirs.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    segmentations: list[Any] | None = None
+    image_id: int | str = 0
+    size: tuple[int, int] | None = None
+    places: tuple[int, list[int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with an annotation.
+
+    Attributes:
+        file: that holds it.
+        where: line, key or id in it.
+        reason: what is wrong, and what would be right.
+    """
+
+    file: Path
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.where}: {self.reason}"
+
+
+class Unreadable(UserError):
+    """A file of annotations of which nothing can be used, even if what is wrong may be skipped.
+
+    Args:
+        file, where, reason: as those of Problem.
+        before: problems that were found before.
+    """
+
+    def __init__(self, file: Path, where: str, reason: str, before: Sequence[Problem] = ()):
+        self.problem = Problem(file, where, reason)
+        self.problems = [*before, self.problem]
+        super().__init__(str(self.problem))
+
+
+class Wrong(Exception):
+    """Why an entry is left out; a reader makes it a Problem."""
+
+
+class Mark(NamedTuple):
+    """An object as a reader finds it; see ``Objects``."""
+
+    box: Sequence[float]
+    label: int
+    crowd: bool = False
+    area: float | None = None  # None for that of the box
+    segmentation: Any = None
+    place: int = 0
+
+
+@dataclass
+class Marked(Pictures):
+    """A list of pictures with their objects.
+
+    Attributes:
+        classes: names.
+        paths: of the pictures.
+        objects: of each picture.
+        category_ids: how the data numbers its classes; results are written with these numbers.
+        problems: what is wrong in the data. It was left out in reading, unless the reason says otherwise.
+        mended: what was put right in reading: boxes cut at the picture's edge.
+        file: the COCO file that it was read from, if it was one.
+    """
+
+    classes: list[str]
+    paths: Sequence[Path]
+    objects: Sequence[Objects]
+    category_ids: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    mended: list[Problem] = field(default_factory=list)
+    file: Path | None = None
+
+    def __post_init__(self):
+        self.category_ids = self.category_ids or list(range(1, len(self.classes) + 1))
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def picture(self, index: int) -> Image.Image:
+        return open_image(self.paths[index])
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        """{"target": ``boxes`` [n, 4], ``labels``, ``crowd``, ``area`` [n], ``segmentations``, ``image_id``}."""
+        objects = self.objects[index]
+        return {
+            "target": {
+                "boxes": torch.from_numpy(objects.boxes).float().view(-1, 4),
+                "labels": torch.from_numpy(objects.labels).long(),
+                "crowd": torch.from_numpy(objects.crowd).bool(),
+                "area": torch.from_numpy(objects.area).float(),
+                "segmentations": objects.segmentations,
+                "image_id": objects.image_id,
+            }
+        }
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are objects and each has a mask."""
+        marked = [objects.segmentations for objects in self.objects if len(objects)]
+        return bool(marked) and all(masks is not None and all(m is not None for m in masks) for masks in marked)
+
+    def subset(self, indices: Sequence[int]) -> "Marked":
+        """Some of the pictures, in the given order."""
+        paths, objects = [self.paths[i] for i in indices], [self.objects[i] for i in indices]
+        return Marked(self.classes, paths, objects, self.category_ids, self.problems, self.mended, self.file)
+
+
+def hold_out_marked(data: Marked, place: str) -> tuple[Marked, Marked]:
+    """Training and validation part: every tenth picture, always the same ones, is held out.
+
+    Raises:
+        UserError: a single picture.
+    """
+    if len(data) < 2:
+        raise UserError(f"{place} needs two pictures, one to train and one to validate")
+    step = round(1 / VAL_SHARE)
+    held_out = list(range(0, len(data), step))
+    return data.subset([i for i in range(len(data)) if i % step]), data.subset(held_out)
+
+
+def stop_at(problems: list[Problem], source: str) -> None:
+    """Raise UserError for the first of some problems, and say how to see all of them."""
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(
+            f"{problems[0]}{more}; foveal data check {source} lists them and can write a cleaned copy, "
+            "--on-bad-image skip leaves them out"
+        )
+
+
+def objects_of(marks: Sequence[Mark], image_id: int | str, size: tuple[int, int], place: int | None = None) -> Objects:
+    """The objects of a picture, whose place is that in a COCO file."""
+    boxes = np.array([mark.box for mark in marks], np.float64).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    area = [side[0] * side[1] if mark.area is None else mark.area for mark, side in zip(marks, sides)]
+    masks = [mark.segmentation for mark in marks]
+    return Objects(
+        boxes,
+        np.array([mark.label for mark in marks], np.int64),
+        np.array([mark.crowd for mark in marks], bool),
+        np.array(area, np.float64),
+        masks if any(mask is not None for mask in masks) else None,
+        image_id,
+        size,
+        None if place is None else (place, [mark.place for mark in marks]),
+    )
+
+
+def fit_box(box: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """A box (x1, y1, x2, y2) within a picture of ``size`` (height, width), cut if it sticks out by ``EDGE`` at most.
+
+    Raises:
+        Wrong: it has no size, or sticks out by more.
+    """
+    (x1, y1, x2, y2), (H, W) = box, size
+    if not np.float32(x2) > np.float32(x1) or not np.float32(y2) > np.float32(y1):  # as a detector sees them
+        raise Wrong(f"the box is {x2 - x1:g} wide and {y2 - y1:g} high; both must be above 0")
+    cut = [max(0, x1), max(0, y1), min(W, x2), min(H, y2)]
+    inside = cut[2] > cut[0] and cut[3] > cut[1]
+    if not inside or max(abs(a - b) for a, b in zip(box, cut)) > EDGE:
+        raise Wrong(f"the box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) sticks out of the picture, which is {W}x{H}")
+    return cut
+
+
+def are_finite(values: Iterable[Any]) -> bool:
+    """Whether all are numbers, and finite."""
+    values = list(values)
+    try:
+        return {*map(type, values)} <= {int, float} and all(map(math.isfinite, values))
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def polygon_area(polygon: Sequence[float]) -> float:
+    """In square pixels, of [x, y, x, y, ...] (the shoelace formula)."""
+    x, y = polygon[::2], polygon[1::2]
+    return abs(sum(map(mul, x, [*y[1:], y[0]])) - sum(map(mul, y, [*x[1:], x[0]]))) / 2
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture, by its header alone.
+
+    Raises:
+        BadImage: it is missing, or of another format.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.height, image.width
+    except FileNotFoundError:
+        raise BadImage(path, "no such file") from None
+    except Image.UnidentifiedImageError:
+        raise BadImage(path, f"not a picture in {', '.join(FORMATS)}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadImage(path, first_line(error)) from None
+
+
+def size_problems(data: Marked) -> dict[int, Problem]:
+    """By their place in ``data``, the pictures that cannot be opened, or whose size is not the stated one.
+
+    Boxes are in pixels of the picture as it is stored: an orientation in EXIF is ignored.
+    """
+    found = {}
+    for index, (path, objects) in enumerate(zip(data.paths, data.objects)):
+        try:
+            H, W = picture_size(path)
+        except BadImage as error:
+            reason = str(error).removeprefix(f"cannot read picture {path}: ")
+            found[index] = Problem(path, f"image id {objects.image_id}", reason)
+            continue
+        if objects.size not in (None, (H, W)):
+            h, w = objects.size
+            turned = "; it may have been annotated as its EXIF orientation turns it" if (h, w) == (W, H) else ""
+            reason = f"the picture is {W}x{H}, the annotation is for {w}x{h}{turned}"
+            found[index] = Problem(path, f"image id {objects.image_id}", reason)
+    return found
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """A mask, bool [H, W], from what ``Objects.segmentations`` holds for an object.
+
+    Args:
+        segmentation: bool [H, W], polygons, or a run-length code whose counts are a list or compressed.
+        size: (H, W) in pixels.
+
+    Raises:
+        UserError: faster-coco-eval is not installed.
+    """
+    if isinstance(segmentation, np.ndarray):
+        return segmentation
+    try:
+        from faster_coco_eval.core import mask as codes
+    except ImportError:
+        raise UserError("masks need faster-coco-eval: pip install 'foveal[coco]'") from None
+    library: Any = codes
+    if isinstance(segmentation, list):
+        segmentation = library.merge(library.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = library.frPyObjects(segmentation, *size)
+    return library.decode(segmentation).astype(bool)

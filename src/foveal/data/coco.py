@@ -1,0 +1,461 @@
+"""COCO's JSON: pictures with boxes, crowds and masks (Lin et al., 2014).
+
+======================================================= =====================================================
+an annotation file ``NAME.json``                        pictures beside it, in ``images/`` beside it, or in
+                                                        ``root``
+``annotations/instances_train*.json``, ``..._val*.json`` pictures in ``train*/`` and ``val*/``, also below
+                                                        ``images/``
+``train/_annotations.coco.json``, ``valid/...``         pictures beside them, as Roboflow exports them
+======================================================= =====================================================
+
+A box that sticks out of its picture by one pixel at most is cut. A mask must be for a picture of the stated size and
+lie within it, and its box must have an IoU of ``AGREE`` with the stated one.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from reprlib import repr as brief
+from typing import Any
+
+import numpy as np
+
+from .._errors import UserError, first_line
+from ._objects import (
+    EDGE,
+    MAX_SIDE,
+    Mark,
+    Marked,
+    Problem,
+    Unreadable,
+    Wrong,
+    are_finite,
+    fit_box,
+    objects_of,
+    polygon_area,
+    stop_at,
+)
+
+AGREE = 0.25  # IoU of bbox and the box of the mask, both a pixel wider on each side: less is another object's mask
+LISTS = ("images", "annotations", "categories")
+
+
+def is_coco(name: str) -> bool:
+    """Whether a name is that of an annotation file, or of a folder with some."""
+    return name.endswith(".json") or bool(Path(name).is_dir() and _files(Path(name)))
+
+
+def coco(name: str, root: Path | None, skip: bool) -> tuple[Marked | None, Marked | None]:
+    """Training and validation part; a single file is a training part.
+
+    Args:
+        name: an annotation file or a folder.
+        root: the folder of a file's pictures.
+        skip: leave out what is wrong, and list it as ``problems``; else the first of it raises.
+
+    Raises:
+        UserError: no such file or folder, JSON that cannot be read, wrong annotations, no classes, no pictures.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        return _checked(path, root, name, skip), None
+    if root is not None:
+        raise UserError(f"--root has no effect on the folder {name}; it is for an annotation file")
+    files = _files(path)
+    train, val = (_checked(files[part], None, name, skip) if part in files else None for part in ("train", "val"))
+    if train is not None and val is not None and train.classes != val.classes:
+        odd = sorted({*train.classes} ^ {*val.classes}) or ["their order"]
+        raise Unreadable(files["val"], "categories", f"they differ from those of {files['train']}: {', '.join(odd)}")
+    return train, val
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The annotation files of train and val in a folder."""
+    found = {}
+    for part, roboflow in (("train", "train"), ("val", "valid")):
+        files = sorted((folder / "annotations").glob(f"instances_{part}*.json"))
+        files += [file for file in [folder / roboflow / "_annotations.coco.json"] if file.is_file()]
+        if len(files) > 1:
+            raise UserError(f"{folder} has several annotation files, name one: {', '.join(map(str, files))}")
+        if files:
+            found[part] = files[0]
+    return found
+
+
+def _checked(file: Path, root: Path | None, source: str, skip: bool) -> Marked:
+    data = read_coco(file, root)
+    if not skip:
+        stop_at(data.problems, source if root is None else f"{source} --root {root}")
+    return data
+
+
+def read_coco(file: Path, root: Path | None = None) -> Marked:
+    """All that is right in an annotation file, and the problems of the rest.
+
+    Classes are in the order of their ids.
+
+    Args:
+        file: COCO's JSON.
+        root: the folder of its pictures, if they are not where the format has them.
+
+    Raises:
+        UserError: it cannot be read, is no COCO JSON, has no classes, or none of its pictures is there.
+    """
+    return _Reader(file, [root] if root is not None else _roots(file)).read(_load(file))
+
+
+def write_coco(data: Marked, file: Path) -> None:
+    """Write the pictures and objects of some data as an annotation file.
+
+    What a COCO file has besides (licences, keypoints, ...) is copied from it. Pictures are named relative to the folder
+    of ``file``. Annotation ids that come twice, and all ids of other formats, are numbered anew.
+
+    Raises:
+        UserError: it exists, or cannot be written.
+    """
+    source: dict[str, Any] = _load(data.file) if data.file is not None else {key: [] for key in LISTS}
+    known = {
+        entry["id"]: entry for entry in source["categories"] if isinstance(entry, dict) and _is_id(entry.get("id"))
+    }
+    categories = [{"id": i, "name": name} | known.get(i, {}) for i, name in zip(data.category_ids, data.classes)]
+    images, annotations = [], []
+    for number, (path, objects) in enumerate(zip(data.paths, data.objects), start=1):
+        place, places = objects.places or (None, [])
+        raw = {"id": number} if place is None else source["images"][place]
+        H, W = objects.size or (None, None)
+        images.append(raw | {"file_name": _relative(path, file.parent), "height": H, "width": W})
+        for i, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
+            entry: dict[str, Any] = dict(image_id=raw["id"], category_id=data.category_ids[objects.labels[i]])
+            entry |= dict(bbox=[x1, y1, x2 - x1, y2 - y1], area=float(objects.area[i]), iscrowd=int(objects.crowd[i]))
+            if place is not None:
+                its = source["annotations"][places[i]]
+                x, y, w, h = its["bbox"]
+                entry |= its if [x, y, x + w, y + h] == [x1, y1, x2, y2] else its | {"bbox": entry["bbox"]}
+            elif objects.segmentations is not None and objects.segmentations[i] is not None:
+                entry["segmentation"] = objects.segmentations[i]
+            annotations.append(entry)
+    used = {entry["id"] for entry in annotations if "id" in entry}
+    free, seen = (number for number in count(1) if number not in used), set()
+    for entry in annotations:
+        if "id" not in entry or entry["id"] in seen:
+            entry["id"] = next(free)
+        seen.add(entry["id"])
+    content = source | {"images": images, "annotations": annotations, "categories": categories}
+    if file.exists():
+        raise UserError(f"{file} exists; nothing was overwritten")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "x", encoding="utf-8") as out:
+            json.dump(content, out)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from None
+
+
+class _Reader:
+    """What is right and wrong in one file."""
+
+    def __init__(self, file: Path, roots: Sequence[Path]):
+        self.file, self.roots = file, roots
+        self.problems: list[Problem] = []
+        self.mended: list[Problem] = []
+        self.labels: dict[int, int] = {}  # by category id
+        self.lost: dict[int | str, int] = {}  # by the id of an image that was left out, the place of its problem
+        self.pictures: dict[int | str, dict[str, Any]] = {}  # by id
+        self.paths: dict[int | str, Path] = {}
+        self.places: dict[int | str, int] = {}
+
+    def read(self, content: dict[str, list]) -> Marked:
+        """The data of an object with the three lists."""
+        names = self._categories(content["categories"], content["annotations"])
+        self._images(content["images"])
+        marks = self._annotations(content["annotations"])
+        objects = []
+        for image_id, picture in self.pictures.items():
+            size = picture["height"], picture["width"]
+            objects.append(objects_of(marks[image_id], image_id, size, self.places[image_id]))
+        paths = [self.paths[image_id] for image_id in self.pictures]
+        return Marked(names, paths, objects, list(self.labels), self.problems, self.mended, self.file)
+
+    def _wrong(self, where: str, reason: str) -> None:
+        self.problems.append(Problem(self.file, where, reason))
+
+    def _categories(self, entries: list, annotations: list) -> list[str]:
+        """The names of the classes; of two with the same name the one that has objects is taken."""
+        used = Counter(_key(entry, "category_id") for entry in annotations)
+        found: dict[int, str] = {}
+        for place, entry in enumerate(entries, start=1):
+            where = f"category number {place}"
+            number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+            if type(number) is not int or not isinstance(name, str) or not name.strip():
+                self._wrong(where, f"expected an object with a whole number as id and a name, got {brief(entry)}")
+            elif number in found:
+                self._wrong(where, f"the id {number} is that of {found[number]} too; expected one of its own")
+            else:
+                found[number] = name
+        taken: dict[str, int] = {}
+        for number in sorted(found, key=lambda number: (not used[number], number)):
+            if found[number] in taken:
+                same = f"category id {taken[found[number]]} has the same name, {found[number]}"
+                self._wrong(f"category id {number}", f"{same}; expected one of its own")
+            else:
+                taken[found[number]] = number
+        if not taken:
+            raise Unreadable(self.file, "categories", "there is none; expected one at least", self.problems)
+        self.labels = {number: label for label, number in enumerate(sorted(taken.values()))}
+        return [found[number] for number in self.labels]
+
+    def _images(self, entries: list) -> None:
+        files: dict[Any, int | str] = {}
+        num_missing = 0
+        for place, entry in enumerate(entries):
+            image_id = _key(entry, "id")
+            if image_id is None:
+                self._wrong(f"image number {place + 1}", f"it has no id; expected a number, got {brief(entry)}")
+                continue
+            name = entry.get("file_name")
+            where = f"image id {image_id}" + (f" (file {name})" if isinstance(name, str) else "")
+            if image_id in self.pictures and self.pictures[image_id].get("file_name") == name:
+                self._wrong(where, "this picture was there before")
+                continue
+            if image_id in self.pictures or image_id in self.lost:
+                files.pop(self.pictures.pop(image_id, {}).get("file_name"), None)
+                self._lose(image_id, where, "another picture has this id too; both are left out")
+                continue
+            try:
+                self.paths[image_id] = self._path(name)
+                sides = entry.get("height"), entry.get("width")
+                if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+                    shown = " and ".join(map(brief, sides))
+                    raise Wrong(f"height and width must be whole numbers from 1 to {MAX_SIDE}, got {shown}")
+                if name in files:
+                    raise Wrong(f"this file is also that of image id {files[name]}")
+            except Wrong as error:
+                self._lose(image_id, where, str(error))
+            except FileNotFoundError:
+                num_missing += 1
+                self._lose(image_id, where, f"no such picture in {' or '.join(map(str, self.roots))}")
+            else:
+                self.pictures[image_id], self.places[image_id], files[name] = entry, place, image_id
+        if num_missing and num_missing == len(entries):
+            where = " or ".join(map(str, self.roots))
+            raise UserError(f"{self.file}: none of its {num_missing} pictures is in {where}; --root names their folder")
+
+    def _lose(self, image_id: int | str, where: str, reason: str) -> None:
+        self._wrong(where, reason)
+        self.lost.setdefault(image_id, len(self.problems) - 1)
+
+    def _path(self, name: Any) -> Path:
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise Wrong(f"file_name must be text, got {brief(name)}")
+        for root in self.roots:
+            if (root / name).is_file():
+                return root / name
+        raise FileNotFoundError
+
+    def _annotations(self, entries: list) -> dict[int | str, list[Mark]]:
+        """Objects by the id of their image."""
+        marks: dict[int | str, list[Mark]] = {image_id: [] for image_id in self.pictures}
+        before: dict[Any, dict] = {}
+        lost = Counter()
+        for place, entry in enumerate(entries):
+            number, image_id = _key(entry, "id"), _key(entry, "image_id")
+            if image_id in self.lost:
+                lost[image_id] += 1
+                continue
+            where = f"annotation number {place + 1}" if number is None else f"annotation id {number}"
+            if image_id in self.pictures:
+                where += f" (image id {image_id}, file {self.pictures[image_id]['file_name']})"
+            try:
+                mark = self._mark(entry, place, where)
+            except Wrong as error:
+                self._wrong(where, str(error))
+                continue
+            if number in before:
+                if before[number] == entry:
+                    self._wrong(where, "the same annotation was there before")
+                    continue
+                self._wrong(where, "another annotation has this id too; both are kept, for ids are not used")
+            before[number] = entry
+            marks[image_id].append(mark)
+        for image_id, number in lost.items():
+            problem = self.problems[self.lost[image_id]]
+            reason = f"{problem.reason}; its objects are left out with it: {number}"
+            self.problems[self.lost[image_id]] = replace(problem, reason=reason)
+        return marks
+
+    def _mark(self, entry: Any, place: int, where: str) -> Mark:
+        """An annotation as an object; raises Wrong."""
+        if not isinstance(entry, dict):
+            raise Wrong(f"expected an object with id, image_id, category_id and bbox, got {brief(entry)}")
+        for name in ("id", "image_id"):
+            if not _is_id(entry.get(name)):
+                raise Wrong(f"{name} must be a whole number, got {brief(entry.get(name))}")
+        if entry["image_id"] not in self.pictures:
+            raise Wrong(f"no image has the id {brief(entry['image_id'])}")
+        category = entry.get("category_id")
+        if type(category) is not int:
+            raise Wrong(f"category_id must be a whole number, got {brief(category)}")
+        if category not in self.labels:
+            raise Wrong(f"no category has the id {category}, or it is wrong; expected one of {brief([*self.labels])}")
+        crowd = entry.get("iscrowd", 0)
+        if type(crowd) is not int or crowd not in (0, 1):
+            raise Wrong(f"iscrowd must be 0 or 1, got {brief(crowd)}")
+        if "area" in entry and not (are_finite([entry["area"]]) and entry["area"] >= 0):
+            raise Wrong(f"area must be a number of square pixels, got {brief(entry['area'])}")
+        box = entry.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not are_finite(box):
+            raise Wrong(f"bbox must be four finite numbers, x, y, width and height, got {brief(box)}")
+        picture = self.pictures[entry["image_id"]]
+        size = picture["height"], picture["width"]
+        x, y, w, h = box
+        fitted = fit_box((x, y, x + w, y + h), size)
+        mask = entry.get("segmentation") or None
+        area = None if mask is None else check_mask(mask, size, fitted)
+        if fitted != [x, y, x + w, y + h]:
+            self.mended.append(
+                Problem(self.file, where, f"bbox {box} is cut at the edge of the picture, {size[1]}x{size[0]}")
+            )
+        return Mark(fitted, self.labels[category], crowd == 1, entry.get("area", area), mask, place)
+
+
+def check_mask(mask: Any, size: tuple[int, int], box: Sequence[float]) -> float:
+    """The area in square pixels of polygons or of a run-length code.
+
+    Args:
+        mask: as COCO's segmentation has it.
+        size: height and width of the picture.
+        box: (x1, y1, x2, y2) of the object.
+
+    Raises:
+        Wrong: it is malformed, for a picture of another size, outside of it, empty, or elsewhere than the box.
+    """
+    if isinstance(mask, list):
+        own, area = _of_polygons(mask, size)
+    elif isinstance(mask, dict):
+        own, area = _of_runs(mask, size)
+    else:
+        raise Wrong(f"segmentation must be polygons or a run-length code, got {brief(mask)}")
+    if _iou(own, box) < AGREE:
+        places = " and ".join("(" + ", ".join(f"{v:g}" for v in corners) + ")" for corners in (own, box))
+        raise Wrong(f"the mask is elsewhere than bbox: their corners are {places}")
+    return area
+
+
+def _of_polygons(polygons: list, size: tuple[int, int]) -> tuple[list[float], float]:
+    """Box and area."""
+    (H, W), area = size, 0.0
+    x1 = y1 = math.inf
+    x2 = y2 = -math.inf
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not are_finite(polygon):
+            raise Wrong(f"a polygon must be a list of finite numbers, got {brief(polygon)}")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise Wrong(f"a polygon has {len(polygon)} numbers; expected three pairs of x and y or more")
+        x1, x2 = min(x1, min(polygon[::2])), max(x2, max(polygon[::2]))
+        y1, y2 = min(y1, min(polygon[1::2])), max(y2, max(polygon[1::2]))
+        if min(x1, y1) < -EDGE or x2 > W + EDGE or y2 > H + EDGE:
+            raise Wrong(f"the mask sticks out of the picture, which is {W}x{H}: {brief([x1, y1, x2, y2])}")
+        area += polygon_area(polygon)
+    return [x1, y1, x2, y2], area
+
+
+def _of_runs(code: dict, size: tuple[int, int]) -> tuple[list[float], float]:
+    """Box and area."""
+    (H, W), counts = size, code.get("counts")
+    if code.get("size") != [H, W]:
+        raise Wrong(f"the mask is for height and width {brief(code.get('size'))}, the picture has [{H}, {W}]")
+    if isinstance(counts, str):
+        runs = run_lengths(counts)
+    elif isinstance(counts, list) and {*map(type, counts)} <= {int} and all(0 <= v <= H * W for v in counts):
+        runs = np.array(counts, np.int64)
+    else:
+        raise Wrong(f"the mask's counts must be whole numbers up to {H * W}, or text, got {brief(counts)}")
+    if runs.sum() != H * W:
+        raise Wrong(f"the mask's counts add up to {runs.sum()} pixels, the picture has {H * W}")
+    ends = runs.cumsum()[1::2]
+    starts, ends = (ends - runs[1::2])[runs[1::2] > 0], ends[runs[1::2] > 0]
+    if not len(starts):
+        raise Wrong("the mask has no pixel")
+    whole = (
+        starts // H != (ends - 1) // H
+    )  # runs go down the columns; one that reaches into the next touches both edges
+    y1, y2 = np.where(whole, 0, starts % H).min(), np.where(whole, H, (ends - 1) % H + 1).max()
+    return [float(v) for v in (starts[0] // H, y1, (ends[-1] - 1) // H + 1, y2)], float((ends - starts).sum())
+
+
+def run_lengths(counts: str) -> np.ndarray:
+    """The run lengths of a compressed code: five bits a character, the third and later as differences to the one before
+    the last (COCO API, maskApi.c); raises Wrong."""
+    try:
+        bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        bits = np.array([-1])
+    ends = np.flatnonzero(bits & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if not bits.size or bits.min() < 0 or bits.max() > 63 or bits[-1] & 32 or (ends - starts).max() > 6:
+        raise Wrong(f"the mask's counts are no compressed run-length code: {brief(counts)}")
+    shift = 5 * (np.arange(bits.size) - np.repeat(starts, ends - starts + 1))
+    runs = np.add.reduceat((bits & 31) << shift, starts)
+    runs -= (bits[ends] & 16 > 0).astype(np.int64) << shift[ends] + 5  # the sign
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    if runs.min() < 0:
+        raise Wrong(f"the mask's counts have a negative length: {brief(counts)}")
+    return runs
+
+
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """IoU of two boxes, each a pixel wider on every side."""
+    w, h = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + 2 for i in (0, 1))
+    inter = max(0, w) * max(0, h)
+    sizes = ((box[2] - box[0] + 2) * (box[3] - box[1] + 2) for box in (a, b))
+    return inter / (sum(sizes) - inter)
+
+
+def _roots(file: Path) -> list[Path]:
+    """Where the pictures of an annotation file may lie, the likeliest first."""
+    folder = file.parent
+    if folder.name != "annotations":
+        return [folder, folder / "images"]
+    part = file.stem.removeprefix("instances_")
+    return [folder.parent / part, folder.parent / "images" / part, folder, folder / "images"]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """An object with the three lists."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        cut = "; the file ends too early" if not error.doc[error.pos :].strip() or "Unterminated" in error.msg else ""
+        raise Unreadable(file, f"line {error.lineno}, column {error.colno}", f"no JSON: {error.msg}{cut}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(file, f"byte {error.start}", f"no text in UTF-8: {error.reason}") from None
+    except (RecursionError, ValueError) as error:
+        raise Unreadable(file, "content", f"no COCO JSON: {first_line(error)}") from None
+    missing = [name for name in LISTS if not isinstance(content, dict) or not isinstance(content.get(name), list)]
+    if missing:
+        raise Unreadable(file, "content", f"no COCO JSON: it lacks the lists {', '.join(missing)}")
+    return content
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) in (int, str)
+
+
+def _key(entry: Any, name: str) -> Any:
+    """An id in an entry; None if it has none."""
+    value = entry.get(name) if isinstance(entry, dict) else None
+    return value if _is_id(value) else None

@@ -1,0 +1,71 @@
+"""RoIAlign (He et al., 2017, section 3) over the levels of a pyramid, as torchvision's MultiScaleRoIAlign.
+
+A bin is the mean of four bilinear samples, thus a weighted sum of sixteen positions of a map. With channels innermost
+that is a bag of embeddings, the positions of all levels being the table. torchvision's CPU kernels go from channel to
+channel and take four times as long, forward and backward; its CUDA gradient is not deterministic, this one is.
+"""
+
+import operator
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torchvision.ops.poolers import LevelMapper
+
+SAMPLES = 2  # of a bin in each direction
+
+
+def roi_align(maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+    """Features of boxes, each from the level that suits its area (Lin et al., 2017, FPN, eq. 1).
+
+    Args:
+        maps: [B, C, H_i, W_i] at strides 4, 8, 16, ...
+        boxes: of each picture [n, 4] in pixels.
+        size: bins in each direction.
+
+    Returns:
+        [M, C, size, size] of the boxes of all pictures, in channels_last.
+    """
+    C, heights, widths = maps[0].shape[1], [x.shape[2] for x in maps], [x.shape[3] for x in maps]
+    *firsts, positions = accumulate(map(operator.mul, heights, widths), initial=0)  # where levels begin, and their end
+    table = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1).view(-1, C)  # [B * positions, C]
+    levels = LevelMapper(2, 1 + len(maps))(list(boxes))  # [M], 0 for the finest
+    images = torch.cat([levels.new_full((len(inside),), i) for i, inside in enumerate(boxes)])
+    heights, widths, firsts = levels.new_tensor([heights, widths, firsts])[:, levels]
+    scaled = torch.cat(list(boxes)) / (4 * 2**levels)[:, None]
+    rows, row_weights = _sampled(scaled[:, 1], scaled[:, 3], heights, size)
+    columns, column_weights = _sampled(scaled[:, 0], scaled[:, 2], widths, size)
+    rows = (images * positions + firsts)[:, None, None] + rows * widths[:, None, None]
+    places = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # [M, size, size, 4, 4]
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    # In float32: weights in half precision would lose more than the maps have lost.
+    bags = F.embedding_bag(places.view(-1, 16), table.float(), mode="sum", per_sample_weights=weights.view(-1, 16))
+    return bags.view(-1, size, size, C).permute(0, 3, 1, 2).to(table.dtype)
+
+
+def _sampled(
+    start: torch.Tensor, end: torch.Tensor, length: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions on one axis that a bin depends on, and their weights.
+
+    Args:
+        start, end: of each box [M] in positions of its map.
+        length: of the axis [M].
+        size: number of bins.
+
+    Returns:
+        Positions and weights [M, size, 2 * SAMPLES].
+    """
+    bins = (end - start).clamp(min=1) / size  # [M]
+    first = torch.arange(size, device=start.device)[:, None] * bins[:, None, None]  # [M, size, 1]
+    inner = (torch.arange(SAMPLES, device=start.device) + 0.5) * bins[:, None, None] / SAMPLES  # [M, 1, SAMPLES]
+    points = start[:, None, None] + first + inner
+    last = length[:, None, None] - 1
+    inside = (points >= -1) & (points <= length[:, None, None])
+    points = points.clamp(min=0).minimum(last.to(points))
+    low = points.floor()
+    fraction = points - low
+    positions = torch.stack([low.long(), (low.long() + 1).minimum(last)], dim=3)
+    weights = torch.stack([1 - fraction, fraction], dim=3) * (inside / SAMPLES)[..., None]
+    return positions.flatten(2), weights.flatten(2)
