@@ -139,14 +139,14 @@ def test_train_and_val_folders(tmp_path):
 
 
 def test_built_in_pictures(monkeypatch, tmp_path):
-    fashion = foveal.data.DATASETS["fashion"]
+    fashion = foveal.data.DATASETS["classification"]["fashion"]
 
     def few(root):
         return tuple(
             FashionMNIST(part.pictures[:n], part.labels[:n]) for part, n in zip(fashion(root), (256, 64), strict=True)
         )
 
-    monkeypatch.setitem(foveal.data.DATASETS, "fashion", few)
+    monkeypatch.setitem(foveal.data.DATASETS["classification"], "fashion", few)
     answer = foveal_command("train", "--out", tmp_path / "run", "--epochs", 1, "--image-size", 32)
     assert answer.code == 0
     assert "256 training and 64 validation pictures, 10 classes" in answer.out

@@ -53,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "config.json").read_text()))
     except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"cannot read {folder}/config.json: {first_line(error)}") from None
+        raise UserError(f"cannot load {folder}: config.json: {first_line(error)}") from None
 
 
 def kind_of(name: str) -> str:
