@@ -1,12 +1,10 @@
 """COCO's JSON: pictures with boxes, crowds and masks (Lin et al., 2014).
 
-======================================================= =====================================================
-an annotation file ``NAME.json``                        pictures beside it, in ``images/`` beside it, or in
-                                                        ``root``
-``annotations/instances_train*.json``, ``..._val*.json`` pictures in ``train*/`` and ``val*/``, also below
-                                                        ``images/``
-``train/_annotations.coco.json``, ``valid/...``         pictures beside them, as Roboflow exports them
-======================================================= =====================================================
+=============================================== ======================================================================
+an annotation file ``NAME.json``                pictures beside it, in ``images/`` beside it, or in ``root``
+``annotations/instances_train*.json``, ``val*`` pictures in ``train*/`` and ``val*/``, which may be in ``images/``
+``train/_annotations.coco.json``, ``valid/``    pictures beside them, as Roboflow exports them
+=============================================== ======================================================================
 
 A box that sticks out of its picture by one pixel at most is cut. A mask must be for a picture of the stated size and
 lie within it, and its box must have an IoU of ``AGREE`` with the stated one.
