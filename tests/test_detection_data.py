@@ -1141,3 +1141,21 @@ def test_misread_options(capsys, args):
         main(["data", *args.split()])
     assert exit_.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_training_lists_the_annotations_that_it_leaves_out(tmp_path, capsys):
+    for i in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{i}.png")
+    boxes = [[4, 4, 20, 20], [4, 4, -1, 20], [8, 8, 20, 20]]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 64, "width": 64} for i in range(3)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    small = "--model test_mat --image-size 64 --max-size 64 --batch-size 2 --epochs 1 --warmup-epochs 0"
+    argv = f"train quickstart_detection {small} --data {tmp_path}/data.json --out {tmp_path}/run".split()
+    assert main(argv) == 2
+    assert "annotation id 1" in capsys.readouterr().err
+    assert main([*argv, "--on-bad-image", "skip"]) == 0
+    assert capsys.readouterr().out.replace("\n", "").count("annotation id 1") == 1

@@ -169,7 +169,8 @@ def train_run(
     random_seed(run.seed)
     try:
         task = args.build(train_data.classes)
-        task.check(train_data)
+        for part in (train_data, val_data):
+            task.check(part)
         example = task.example()
         task.eval().predict(example)  # fails before there is a run folder
         size: Any = tuple(example["image"].shape[2:])
@@ -202,6 +203,9 @@ def train_run(
                 f"{run.task.model} ({cost['parameters'] / 1e6:.2f} M parameters) on {run.data}: {len(train_data)} "
                 f"training and {len(val_data)} validation pictures, {len(train_data.classes)} classes"
             )
+            left_out = [str(p) for data in (train_data, val_data) for p in getattr(data, "problems", ())]
+            for message in dict.fromkeys(left_out):  # a part that was held out has those of the whole
+                log.say(f"left out: {message}")
             if training.step:
                 log.say(f"going on behind step {training.step} of {run.epochs * steps}")
             try:
