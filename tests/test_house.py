@@ -19,7 +19,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "bench": set(),
     "fidelity": {"backbones", "bench"},
     "data": set(),
-    "metrics": set(),
+    "metrics": {"data"},
     "necks": set(),
     "detection": {"necks"},
     "tasks": {"data", "detection", "metrics", "necks"},

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 from .._errors import UserError, some, unknown
 from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches, OnImage
-from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, size_problems
+from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, run_length_code, size_problems
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
 from .boxes import BoxAugment, BoxTransform, stack_marked
 from .coco import coco, is_coco, write_coco
@@ -46,6 +46,7 @@ __all__ = [
     "load_parts",
     "load_split",
     "open_image",
+    "run_length_code",
     "size_problems",
     "stack_marked",
     "write_coco",

@@ -7,7 +7,8 @@ decoders give equal pixels, repair the same flaws and refuse the same files.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -63,13 +64,8 @@ def open_image(path: Path | str) -> Image.Image:
     Raises:
         BadImage: the file is missing, of another format, too large or broken.
     """
-    try:
-        with open(path, "rb") as file:
-            return decode(file, path, _best())
-    except FileNotFoundError:
-        raise BadImage(path, "no such file") from None
-    except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
-        raise BadImage(path, first_line(error)) from None
+    with _reading(path), open(path, "rb") as file:
+        return decode(file, path, _best())
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -77,24 +73,42 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return decode(BytesIO(data), name, _best())
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture, by its header alone.
+
+    Raises:
+        BadImage: it is missing, or of another format.
+    """
+    with _reading(path), Image.open(path, formats=FORMATS) as image:
+        return image.height, image.width
+
+
 def decode(file: BinaryIO, name: Path | str, decoder: Decoder) -> Image.Image:
     """``open_image`` with a given decoder."""
+    with _reading(name), Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImage(name, f"{image.width}x{image.height} exceeds {MAX_PIXELS // 10**6} megapixels")
+        fast = decoder.formats.get(image.format or "")
+        if fast and _is_plain(image):
+            file.seek(0)
+            return Image.fromarray(fast(file.read()))
+        if image.mode.startswith("I;16"):  # which Pillow would clip instead of scale
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if "transparency" in image.info:  # Pillow warns of palettes with it otherwise
+            return image.convert("RGBA").convert("RGB")
+        return image.convert("RGB")
+
+
+@contextmanager
+def _reading(name: Path | str) -> Iterator[None]:
+    """Inside, what a file that is no good picture makes Pillow and the decoders raise becomes BadImage."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(name, f"{image.width}x{image.height} exceeds {MAX_PIXELS // 10**6} megapixels")
-            fast = decoder.formats.get(image.format or "")
-            if fast and _is_plain(image):
-                file.seek(0)
-                return Image.fromarray(fast(file.read()))
-            if image.mode.startswith("I;16"):  # which Pillow would clip instead of scale
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            if "transparency" in image.info:  # Pillow warns of palettes with it otherwise
-                return image.convert("RGBA").convert("RGB")
-            return image.convert("RGB")
+        yield
+    except FileNotFoundError:
+        raise BadImage(name, "no such file") from None
     except Image.UnidentifiedImageError:
         raise BadImage(name, f"not a picture in {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # ValueError for a name with \0
         raise BadImage(name, first_line(error)) from None
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .._errors import UserError, first_line
-from ._decode import FORMATS, BadImage, open_image
+from .._errors import UserError
+from ._decode import BadImage, open_image, picture_size
 from ._pictures import VAL_SHARE, Pictures
 
 EDGE = 1.0  # px by which a box may stick out of its picture: tools round differently; it is cut, and listed as mended
@@ -178,6 +178,18 @@ def stop_at(problems: list[Problem], source: str) -> None:
         )
 
 
+def read_text(file: Path) -> str:
+    """The text of a file of annotations; raises UserError, or Unreadable if it is no text."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(file, f"byte {error.start}", f"no text in UTF-8: {error.reason}") from None
+
+
 def objects_of(marks: Sequence[Mark], image_id: int | str, size: tuple[int, int], place: int | None = None) -> Objects:
     """The objects of a picture, whose place is that in a COCO file."""
     boxes = np.array([mark.box for mark in marks], np.float64).reshape(-1, 4)
@@ -227,23 +239,6 @@ def polygon_area(polygon: Sequence[float]) -> float:
     return abs(sum(map(mul, x, [*y[1:], y[0]])) - sum(map(mul, y, [*x[1:], x[0]]))) / 2
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture, by its header alone.
-
-    Raises:
-        BadImage: it is missing, or of another format.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.height, image.width
-    except FileNotFoundError:
-        raise BadImage(path, "no such file") from None
-    except Image.UnidentifiedImageError:
-        raise BadImage(path, f"not a picture in {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(path, first_line(error)) from None
-
-
 def size_problems(data: Marked) -> dict[int, Problem]:
     """By their place in ``data``, the pictures that cannot be opened, or whose size is not the stated one.
 
@@ -277,13 +272,23 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """
     if isinstance(segmentation, np.ndarray):
         return segmentation
+    return _codes().decode(run_length_code(segmentation, size)).astype(bool)
+
+
+def run_length_code(segmentation: Any, size: Sequence[int]) -> dict[str, Any]:
+    """COCO's compressed run-length code {"size", "counts"}; arguments and errors are those of ``decode_mask``."""
+    if isinstance(segmentation, np.ndarray):
+        return _codes().encode(np.asfortranarray(segmentation, dtype=np.uint8))
+    if isinstance(segmentation, list):
+        return _codes().merge(_codes().frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return _codes().frPyObjects(segmentation, *size)
+    return segmentation
+
+
+def _codes() -> Any:
     try:
-        from faster_coco_eval.core import mask as codes
+        from faster_coco_eval.core import mask
     except ImportError:
         raise UserError("masks need faster-coco-eval: pip install 'foveal[coco]'") from None
-    library: Any = codes
-    if isinstance(segmentation, list):
-        segmentation = library.merge(library.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = library.frPyObjects(segmentation, *size)
-    return library.decode(segmentation).astype(bool)
+    return mask

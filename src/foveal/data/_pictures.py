@@ -4,6 +4,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -92,6 +93,11 @@ class Stream(ABC):
         Args:
             worker: this one of all ``workers``, which are those of all processes.
         """
+
+
+def picture_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of some paths whose suffix is a picture's, sorted."""
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
 def class_order(names: Iterable[str]) -> list[str]:

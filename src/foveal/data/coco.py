@@ -36,6 +36,7 @@ from ._objects import (
     fit_box,
     objects_of,
     polygon_area,
+    read_text,
     stop_at,
 )
 
@@ -431,16 +432,10 @@ def _relative(path: Path, folder: Path) -> str:
 def _load(file: Path) -> dict[str, Any]:
     """An object with the three lists."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {file}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+        content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         cut = "; the file ends too early" if not error.doc[error.pos :].strip() or "Unterminated" in error.msg else ""
         raise Unreadable(file, f"line {error.lineno}, column {error.colno}", f"no JSON: {error.msg}{cut}") from None
-    except UnicodeDecodeError as error:
-        raise Unreadable(file, f"byte {error.start}", f"no text in UTF-8: {error.reason}") from None
     except (RecursionError, ValueError) as error:
         raise Unreadable(file, "content", f"no COCO JSON: {first_line(error)}") from None
     missing = [name for name in LISTS if not isinstance(content, dict) or not isinstance(content.get(name), list)]

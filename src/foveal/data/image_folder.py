@@ -1,7 +1,6 @@
 """Folders of pictures: ``class/picture`` or ``train/class/picture`` beside ``val/class/picture``."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from PIL import Image
 
 from .._errors import UserError
 from ._decode import open_image
-from ._pictures import SUFFIXES, UNLABELLED, Divisible, class_order
+from ._pictures import SUFFIXES, UNLABELLED, Divisible, class_order, picture_files
 
 
 class PictureFiles(Divisible):
@@ -75,16 +74,12 @@ def _scan(root: Path) -> PictureFiles:
     classes = class_order(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = _pictures((root / name).rglob("*"))
+        found = picture_files((root / name).rglob("*"))
         if not found:
             raise UserError(f"class folder {root / name} has no pictures ({', '.join(SUFFIXES)})")
         paths += found
         labels += [label] * len(found)
     if not classes:
-        paths = _pictures(root.iterdir())
+        paths = picture_files(root.iterdir())
         labels = [UNLABELLED] * len(paths)
     return PictureFiles(classes, paths, labels)
-
-
-def _pictures(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)

@@ -18,6 +18,7 @@ from PIL import Image
 from .._errors import UserError
 from ._objects import Problem
 from ._pictures import VAL_SHARE, Pictures
+from .boxes import tight
 from .fashion_mnist import BUILT_IN, CLASSES, FashionMNIST, fashion_mnist
 
 COUNT = 2000
@@ -83,7 +84,7 @@ class Scenes(Pictures):
         scene = self.scene(index)
         return {
             "target": {
-                "boxes": torch.tensor([_box(mask) for mask in scene.masks], dtype=torch.float32),
+                "boxes": tight(torch.from_numpy(np.stack(scene.masks))),
                 "labels": torch.tensor(scene.labels),
                 "crowd": torch.zeros(len(scene.labels), dtype=torch.bool),
                 "area": torch.tensor([float(np.count_nonzero(mask)) for mask in scene.masks]),
@@ -239,12 +240,6 @@ def _grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _enlarged(small: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(small).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(x1, y1, x2, y2) around what is True."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 @cache

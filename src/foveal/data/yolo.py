@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from .._errors import UserError, first_line
-from ._decode import BadImage
+from .._errors import first_line
+from ._decode import BadImage, picture_size
 from ._objects import (
     Mark,
     Marked,
@@ -31,11 +31,11 @@ from ._objects import (
     are_finite,
     fit_box,
     objects_of,
-    picture_size,
     polygon_area,
+    read_text,
     stop_at,
 )
-from ._pictures import SUFFIXES
+from ._pictures import SUFFIXES, picture_files
 
 NAME = "data.yaml"  # of the YAML file in a folder
 NO_LABELS = "classes.txt"  # which labelling tools leave among the labels
@@ -124,7 +124,7 @@ class _Reader:
             if not place.exists() and entry.startswith("../"):  # as in Roboflow's files, where it means ./
                 place = self.root / entry.removeprefix("../")
             if place.is_dir():
-                found = [(path, self.file, self.part) for path in _scan(place)]
+                found = [(path, self.file, self.part) for path in picture_files(place.rglob("*"))]
                 self._check_labels(place, [path for path, *_ in found])
             elif place.is_file() and place.suffix == ".txt":
                 found = [(path, place, f"line {number}") for number, path in _listed(place)]
@@ -208,13 +208,9 @@ def label_files(path: Path) -> list[Path]:
     return [Path(*parts, beside.name), beside]
 
 
-def _scan(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-
-
 def _listed(file: Path) -> list[tuple[int, Path]]:
     """Line and path of each picture of a list."""
-    lines = enumerate(_text(file).splitlines(), start=1)
+    lines = enumerate(read_text(file).splitlines(), start=1)
     return [(number, file.parent / line.strip()) for number, line in lines if line.strip()]
 
 
@@ -244,7 +240,7 @@ def _classes(file: Path, content: dict) -> dict[int, str]:
 
 def _load(file: Path) -> dict:
     try:
-        content = yaml.safe_load(_text(file))
+        content = yaml.safe_load(read_text(file))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "content"
@@ -254,14 +250,3 @@ def _load(file: Path) -> dict:
     if not isinstance(content, dict):
         raise Unreadable(file, "content", f"expected the keys names, train and val, got {brief(content)}")
     return content
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"no such file: {file}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise Unreadable(file, f"byte {error.start}", f"no text in UTF-8: {error.reason}") from None

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 
 def grid_anchors(generator: AnchorGenerator, size: Sequence[int], maps: list[torch.Tensor]) -> dict[str, Any]:
@@ -24,7 +25,14 @@ def grid_anchors(generator: AnchorGenerator, size: Sequence[int], maps: list[tor
     (anchors,) = generator(ImageList(image, [(0, 0)]), maps)
     per_position = generator.num_anchors_per_location()
     levels = [x.shape[2] * x.shape[3] * count for x, count in zip(maps, per_position)]
-    return {"anchors": anchors.float(), "levels": torch.tensor(levels)}
+    return {"anchors": anchors, "levels": torch.tensor(levels)}
+
+
+def match(matcher: Matcher, objects: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """The object [m, 4] of each box [n, 4]: its index, -1 for background, -2 for neither."""
+    if not len(objects):
+        return boxes.new_full((len(boxes),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.long)
+    return matcher(box_iou(objects, boxes))
 
 
 def candidates(

@@ -33,13 +33,11 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         strides: of the backbone's maps that the detector needs.
-        image_size: (shorter, longest) side in pixels of the pictures that the detector is trained on in its paper.
-        square: whether pictures are resized to squares of ``image_size[0]``, whatever their shape.
+        square: whether pictures are resized to squares, whatever their shape.
         masks: whether detections have masks.
     """
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
-    image_size: tuple[int, int] = (800, 1333)
     square = False
     masks = False
 

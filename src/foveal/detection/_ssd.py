@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
-from torchvision.ops import box_iou
 
 from .._errors import UserError
 from ..necks import Pyramid, pad_to_32
-from ._dense import float_tree, grid_anchors, suppressed
+from ._dense import float_tree, grid_anchors, match, suppressed
 from ._detector import Detector, mean_over_processes
 
 NEGATIVES = 3  # of each positive default box, at most (section 2.2)
@@ -38,7 +37,6 @@ class MultiBox(Detector):
     """
 
     strides = (16, 32)
-    image_size = (320, 320)
     square = True
 
     extra: nn.ModuleList
@@ -61,8 +59,8 @@ class MultiBox(Detector):
         for level in self.extra:
             maps = [*maps, level(maps[-1])]
         out = self.head(maps)
-        laid = grid_anchors(self.anchors, images.shape[2:], float_tree(maps))  # not in the precision of the maps
-        return {"logits": out["cls_logits"], "deltas": out["bbox_regression"], "anchors": laid["anchors"]}
+        anchors = grid_anchors(self.anchors, images.shape[2:], maps)["anchors"]
+        return {"logits": out["cls_logits"], "deltas": out["bbox_regression"], "anchors": anchors}
 
     def losses(self, raw: dict[str, Any], targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """``classification``: cross entropy of positive and the hardest negative default boxes; ``boxes``: smooth L1.
@@ -72,7 +70,7 @@ class MultiBox(Detector):
         raw = float_tree(raw)
         anchors, wanted, boxes = raw["anchors"], [], []
         for deltas, target in zip(raw["deltas"], targets):
-            matches = self._match(anchors, target["boxes"])
+            matches = match(self.matcher, target["boxes"], anchors)
             positive = (matches >= 0).nonzero()[:, 0]
             matched = matches[positive]
             offsets = self.coder.encode_single(target["boxes"][matched], anchors[positive])
@@ -85,12 +83,6 @@ class MultiBox(Detector):
         entropy = F.cross_entropy(raw["logits"].flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         chosen = entropy[wanted > 0].sum() + _hardest(entropy, wanted > 0).sum()
         return {"classification": chosen / number, "boxes": torch.stack(boxes).sum() / number}
-
-    def _match(self, anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """The box of each default box, negative for background."""
-        if not len(boxes):
-            return anchors.new_full((len(anchors),), SSDMatcher.BELOW_LOW_THRESHOLD, dtype=torch.long)
-        return self.matcher(box_iou(boxes, anchors))
 
     @torch.no_grad()
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:

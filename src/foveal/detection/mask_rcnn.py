@@ -14,10 +14,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from ..necks import FPN, Pyramid, pad_to_32
-from ._dense import grid_anchors, suppressed
+from ._dense import grid_anchors, match, suppressed
 from ._detector import Detector, mean_over_processes, register
 from ._roi_align import roi_align
 
@@ -103,8 +103,7 @@ class RCNN(Detector):
         images = pad_to_32(images)
         maps = self.neck(self.backbone(images))
         objectness, deltas = concat_box_prediction_layers(*self.rpn(maps))
-        # The generator takes over the type of the maps, and half precision would move anchors by pixels.
-        anchors = grid_anchors(self.anchors, images.shape[2:], [x[:1, :1].float() for x in maps])
+        anchors = grid_anchors(self.anchors, images.shape[2:], maps)
         outputs = {"objectness": objectness.view(B, -1), "deltas": deltas.view(B, -1, 4), **anchors}
         return {"maps": maps[:4], **outputs, "sizes": sizes}
 
@@ -118,7 +117,7 @@ class RCNN(Detector):
         """``objectness``: cross entropy; ``proposals``: smooth L1 distance; both by the number of sampled anchors."""
         anchors, objectness, boxes, number = raw["anchors"], [], [], 0
         for logits, deltas, target in zip(raw["objectness"].float(), raw["deltas"].float(), targets):
-            matches = _match(self.rpn_matcher, target["boxes"], anchors)
+            matches = match(self.rpn_matcher, target["boxes"], anchors)
             labels = matches.clamp(max=0) + 1  # 1 for objects, 0 for background, -1 for neither
             (positive,), (negative,) = self.rpn_sampler([labels])
             positive, negative = positive.nonzero()[:, 0], negative.nonzero()[:, 0]
@@ -172,7 +171,7 @@ class RCNN(Detector):
         chosen = []
         for boxes, target in zip(proposals, targets):
             boxes = torch.cat([boxes, target["boxes"]])
-            objects = _match(self.box_matcher, target["boxes"], boxes)
+            objects = match(self.box_matcher, target["boxes"], boxes)
             labels = torch.zeros_like(objects)
             labels[objects >= 0] = target["labels"][objects[objects >= 0]] + 1
             (positive,), (negative,) = self.box_sampler([labels])
@@ -254,13 +253,6 @@ class MaskRCNN(RCNN):
         for one, inside in zip(found, masks.split([len(one["boxes"]) for one in found])):
             one["masks"] = inside
         return found
-
-
-def _match(matcher: Matcher, objects: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """The object of each box [n], -1 for background, -2 for neither."""
-    if not len(objects):
-        return boxes.new_full((len(boxes),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.long)
-    return matcher(box_iou(objects, boxes))
 
 
 def _objects(region: Regions) -> Regions:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from ..necks import FPN, Pyramid, pad_to_32
-from ._dense import candidates, float_tree, grid_anchors, suppressed
+from ._dense import candidates, float_tree, grid_anchors, match, suppressed
 from ._detector import Detector, register
 
 
@@ -69,7 +69,7 @@ class RetinaNet(Detector):
         raw = float_tree(raw)
         anchors, classification, boxes = raw["anchors"], [], []
         for logits, deltas, target in zip(raw["logits"], raw["deltas"], targets):
-            matches = self._match(anchors, target["boxes"])
+            matches = match(self.matcher, target["boxes"], anchors)
             positive = (matches >= 0).nonzero()[:, 0]
             matched = matches[positive]
             wanted = torch.zeros_like(logits)
@@ -81,12 +81,6 @@ class RetinaNet(Detector):
             classification.append(focal / number)
             boxes.append(F.l1_loss(deltas[positive], offsets, reduction="sum") / number)
         return {"classification": torch.stack(classification).mean(), "boxes": torch.stack(boxes).mean()}
-
-    def _match(self, anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """The box of each anchor, -1 for background, -2 for neither."""
-        if not len(boxes):
-            return anchors.new_full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.long)
-        return self.matcher(box_iou(boxes, anchors))
 
     @torch.no_grad()
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .._errors import UserError
+from ..data import run_length_code
 
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5, "AR": 8}  # places in COCO's summary
 PREFIXES = {"bbox": "", "segm": "mask_"}
@@ -173,15 +174,7 @@ def encode_mask(mask: Any, size: Sequence[int]) -> dict[str, Any]:
     Raises:
         UserError: faster-coco-eval is not installed.
     """
-    codes = _library().mask
-    if isinstance(mask, np.ndarray):
-        code = codes.encode(np.asfortranarray(mask, dtype=np.uint8))
-    elif isinstance(mask, list):
-        code = codes.merge(codes.frPyObjects(mask, *size))
-    elif isinstance(mask["counts"], list):
-        code = codes.frPyObjects(mask, *size)
-    else:
-        code = mask
+    code = run_length_code(mask, size)
     counts = code["counts"]
     return {"size": [int(side) for side in size], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
@@ -195,5 +188,5 @@ def _library() -> Any:
     try:
         import faster_coco_eval
     except ImportError:
-        raise UserError("average precision and masks need faster-coco-eval: pip install 'foveal[coco]'") from None
+        raise UserError("average precision needs faster-coco-eval: pip install 'foveal[coco]'") from None
     return faster_coco_eval

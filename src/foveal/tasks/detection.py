@@ -116,11 +116,15 @@ class Detection(Task):
     def stack(samples: list[dict]) -> dict:
         return stack_marked(samples)
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width in pixels of the largest pictures."""
+        return self.args.image_size, self.args.image_size if self.model.square else self.args.max_size
+
     def example(self) -> dict:
         """A batch of one blank picture of the largest size."""
-        size = (self.args.image_size, self.args.image_size if self.model.square else self.args.max_size)
-        sizes = torch.tensor([size])
-        return {"image": torch.zeros(1, 3, *size), "size": sizes, "original": sizes}
+        sizes = torch.tensor([self.largest])
+        return {"image": torch.zeros(1, 3, *self.largest), "size": sizes, "original": sizes}
 
     def compile_model(self) -> None:
         """Compile the detector's forward pass; sizes differ from batch to batch, so shapes become dynamic."""
@@ -130,7 +134,6 @@ class Detection(Task):
         """Classes, preprocessing, and all that is needed to build the detector again."""
         args, body = self.args, self.model.backbone
         seen = resolve_model_data_config(body.body)
-        height, width = self.example()["image"].shape[2:]
         return dict(
             task="detection",
             detector=args.detector,
@@ -138,7 +141,7 @@ class Detection(Task):
             architecture=body.architecture,
             model_args=body.model_args,
             label_names=self.classes,
-            pretrained_cfg=dict(input_size=(3, height, width), mean=seen["mean"], std=seen["std"]),
+            pretrained_cfg=dict(input_size=(3, *self.largest), mean=seen["mean"], std=seen["std"]),
             image_size=args.image_size,
             max_size=args.max_size,
         )
