@@ -1159,3 +1159,11 @@ def test_training_lists_the_annotations_that_it_leaves_out(tmp_path, capsys):
     assert "annotation id 1" in capsys.readouterr().err
     assert main([*argv, "--on-bad-image", "skip"]) == 0
     assert capsys.readouterr().out.replace("\n", "").count("annotation id 1") == 1
+
+
+def test_training_says_what_is_missing_before_it_makes_a_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    small = "--model test_mat --image-size 64 --max-size 80 --data scenes:32x64"
+    assert main(f"train quickstart_detection {small} --out {tmp_path}/run".split()) == 2
+    assert "pip install 'foveal[coco]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -24,9 +24,13 @@ class CocoAP:
     Args:
         num_classes: number of classes.
         masks: measure masks too, as ``mask_AP`` and so on.
+
+    Raises:
+        UserError: faster-coco-eval is not installed.
     """
 
     def __init__(self, num_classes: int, masks: bool = False):
+        _library()  # its absence shows here, and not behind an epoch of training
         self.num_classes, self.masks = num_classes, masks
         self.kinds = ("bbox", "segm") if masks else ("bbox",)
         self.reset()

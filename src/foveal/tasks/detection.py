@@ -88,6 +88,7 @@ class Detection(Task):
         return build(args.detector, args.model, num_classes, **options, **args.detector_args)
 
     def check(self, data: Any) -> None:
+        self.metric()  # needs a library that is an extra
         if self.model.masks and not data.has_masks:
             raise UserError(f"{self.args.detector} needs masks, which the data does not have; faster_rcnn does without")
 
