@@ -78,9 +78,6 @@ class DETR(SetDetector):
         dim_feedforward: hidden width of the MLPs.
         dropout: in attention and behind each layer, in training.
         eos_coef: weight of "no object" in the cross entropy.
-
-    Raises:
-        UserError: no class, scipy missing.
     """
 
     strides = (32,)
