@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import distributed as dist
 
 from ..necks import PyramidModel, Registry
 
@@ -64,14 +63,3 @@ def as_sizes(sizes: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor:
     if sizes is None:
         sizes = torch.tensor([images.shape[2:]]).expand(len(images), 2)
     return sizes.to(images.device)
-
-
-def mean_over_processes(count: torch.Tensor) -> torch.Tensor:
-    """A count that a loss is divided by: at least one in all, and such that gradients of N processes, which are
-    averaged, equal those of one process with all their pictures."""
-    count = count.float()
-    if dist.is_available() and dist.is_initialized():
-        count = count.clone()
-        dist.all_reduce(count)
-        return count.clamp(min=1) / dist.get_world_size()
-    return count.clamp(min=1)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import torch
+from torch import distributed as dist
 from torch import nn
 
 from .._errors import UserError, unknown
@@ -96,3 +98,14 @@ class Registry(dict[str, type[M]], Generic[M]):
             return cls(pyramid, num_classes, **args)
         except TypeError as error:
             raise UserError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
+
+
+def mean_over_processes(count: torch.Tensor) -> torch.Tensor:
+    """A count that a loss is divided by: at least one in all, and such that gradients of N processes, which are
+    averaged, equal those of one process with all their pictures."""
+    count = count.float()
+    if dist.is_available() and dist.is_initialized():
+        count = count.clone()
+        dist.all_reduce(count)
+        return count.clamp(min=1) / dist.get_world_size()
+    return count.clamp(min=1)
