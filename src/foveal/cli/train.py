@@ -169,8 +169,8 @@ def train_run(
     random_seed(run.seed)
     try:
         task = args.build(train_data.classes)
-        for part in (train_data, val_data):
-            task.check(part)
+        task.check(train_data, train=True)
+        task.check(val_data, train=False)
         example = task.example()
         task.eval().predict(example)  # fails before there is a run folder
         size: Any = tuple(example["image"].shape[2:])

@@ -4,6 +4,7 @@ from .._models import weights_folder
 from ..data import BoxAugment
 from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
 from ._task import Metric, Task, TaskArgs
+from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
 from .detection import Detection, DetectionArgs, DetectorModel, load_detector
 
@@ -24,6 +25,7 @@ __all__ = [
     "Preprocessing",
     "Task",
     "TaskArgs",
+    "kind_of",
     "load_classifier",
     "load_detector",
     "weights_folder",

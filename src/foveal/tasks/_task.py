@@ -50,8 +50,8 @@ class Task(nn.Module, ABC):
     def metric(self) -> Metric:
         """A fresh metric."""
 
-    def check(self, data: Any) -> None:
-        """Raise UserError if the data lacks what the task needs."""
+    def check(self, data: Any, train: bool) -> None:
+        """Raise UserError if the data, to train on or to evaluate on, lacks what the task needs."""
 
     @abstractmethod
     def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:

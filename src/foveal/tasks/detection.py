@@ -16,6 +16,7 @@ from .._models import weights_folder
 from ..data import BoxAugment, BoxTransform, stack_marked
 from ..detection import DETECTORS, Detector, build
 from ..metrics.coco import CocoAP
+from ._classes import match_classes
 from ._task import Task, TaskArgs
 from ._weights import DAMAGED, load_state, read_config, read_weights
 
@@ -87,10 +88,12 @@ class Detection(Task):
         options: dict[str, Any] = dict(pretrained=pretrained, **frozen, backbone_args=args.model_args)
         return build(args.detector, args.model, num_classes, **options, **args.detector_args)
 
-    def check(self, data: Any) -> None:
+    def check(self, data: Any, train: bool) -> None:
         self.metric()  # needs a library that is an extra
         if self.model.masks and not data.has_masks:
             raise UserError(f"{self.args.detector} needs masks, which the data does not have; faster_rcnn does without")
+        if train and self.args.augment.copy_paste > 0 and not data.has_masks:
+            raise UserError("copy-paste needs masks, which the data does not have; leave --copy-paste out")
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "size": [B, 2], "target": B dicts} -> {"loss": scalar, and the parts of it}."""
@@ -159,15 +162,18 @@ def transform(model: Detector, config: dict[str, Any], augment: BoxAugment | Non
     return BoxTransform(**size, mean=seen["mean"], std=seen["std"], augment=augment, masks=model.masks)
 
 
-def predict(model: Detector, batch: dict) -> list[dict[str, torch.Tensor]]:
-    """``Detection.predict``."""
-    found = model.detections(model(batch["image"], batch["size"]), batch["size"])
-    for prediction, size, original in zip(found, batch["size"].tolist(), batch["original"].tolist()):
+def predict(model: Detector, batch: dict, threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:
+    """``Detection.predict`` without what has a score below ``threshold``."""
+    found = []
+    raw = model.detections(model(batch["image"], batch["size"]), batch["size"])
+    for prediction, size, original in zip(raw, batch["size"].tolist(), batch["original"].tolist()):
+        prediction = {name: value[prediction["scores"] >= threshold] for name, value in prediction.items()}
         (h, w), (H, W) = size, original
         prediction["boxes"] = prediction["boxes"] * prediction["boxes"].new_tensor([W / w, H / h, W / w, H / h])
         if "masks" in prediction:
             pasted = paste_masks_in_image(prediction["masks"][:, None], prediction["boxes"], (H, W))
             prediction["masks"] = pasted[:, 0] > 0.5
+        found.append(prediction)
     return found
 
 
@@ -214,19 +220,39 @@ class DetectorModel:
         """From samples to a batch."""
         return stack_marked(samples)
 
+    def positions(self, classes: list[str]) -> list[int]:
+        """The detector's class for each class of data, by name; raises UserError if the names differ."""
+        return match_classes(self.name, self.classes, classes)
+
     @torch.inference_mode()
-    def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:
-        """A batch -> for each picture boxes [n, 4] in its own pixels, scores, labels, and masks if any, on the CPU."""
+    def predict(self, batch: dict, threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:
+        """A batch -> for each picture what ``detect`` gives."""
         moved = {name: batch[name].to(self.device) for name in ("image", "size", "original")}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            found = predict(self.model, moved)
+            found = predict(self.model, moved, threshold)
         return [{name: value.cpu() for name, value in prediction.items()} for prediction in found]
 
-    def detect(self, pictures: list[Image.Image]) -> list[dict[str, torch.Tensor]]:
-        """``predict`` of RGB pictures of any sizes."""
+    def detect(self, pictures: list[Image.Image], threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:
+        """What is in pictures of any sizes.
+
+        Args:
+            pictures: they are seen in RGB; an orientation in EXIF is ignored.
+            threshold: what has a lower score is left out; no detector gives all that scores next to nothing.
+
+        Returns:
+            For each picture ``boxes`` [n, 4] (x1, y1, x2, y2) in its pixels, ``scores`` [n] from high to low,
+            ``labels`` [n], indices into ``classes``, and ``masks`` bool [n, H, W] if any, on the CPU.
+
+        Raises:
+            UserError: the threshold is not in 0 to 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold must be in [0, 1], got {threshold}")
+        if not pictures:
+            return []
         seen = self.transform()
-        samples = [seen({"image": picture, "name": "", "target": {}}, dict) for picture in pictures]
-        return self.predict(self.stack(samples))
+        samples = [seen({"image": p.convert("RGB"), "name": "", "target": {}}, dict) for p in pictures]
+        return self.predict(self.stack(samples), threshold)
 
 
 def load_detector(
@@ -254,7 +280,7 @@ def load_detector(
     folder = weights_folder(Path(name))
     config = read_config(folder)
     if config.get("task") != "detection":
-        raise UserError(f"{name} holds no detector")
+        raise UserError(f"{name} holds a classifier: foveal.load_classifier loads it")
     config |= {k: v for k, v in dict(image_size=image_size, max_size=max_size).items() if v is not None}
     if not 0 < config["image_size"] <= config["max_size"]:
         raise UserError(f"image-size must be above 0 and at most max-size, got {config['image_size']}")
