@@ -119,6 +119,13 @@ def build(
         raise UserError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
 
 
+def as_sizes(sizes: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor:
+    """Height and width [B, 2] of the pictures in images [B, 3, H, W], on their device."""
+    if sizes is None:
+        sizes = torch.tensor([images.shape[2:]]).expand(len(images), 2)
+    return sizes.to(images.device)
+
+
 def mean_over_processes(count: torch.Tensor) -> torch.Tensor:
     """A count that a loss is divided by: at least one in all, and such that gradients of N processes, which are
     averaged, equal those of one process with all their pictures."""

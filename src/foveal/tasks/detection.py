@@ -29,7 +29,7 @@ class DetectionArgs(TaskArgs):
         max_size: longest side of the pictures in pixels.
         detector: ssd, ssdlite, retinanet, fcos, atss, faster_rcnn, mask_rcnn, sparse_rcnn or detr.
         detector_args: further arguments of the detector, as JSON.
-        frozen_stages: number of the backbone's finest maps whose layers are not trained.
+        frozen_stages: 1 to 4 for layers that are not trained: those of the backbone's map of stride 4, 8, 16 or 32.
         frozen_bn: BatchNorm of the backbone keeps its statistics and is not trained.
         augment: what training does to pictures.
     """
