@@ -27,7 +27,13 @@ SMALL = {  # arguments that make the large ones fast
     "faster_rcnn": FEW_BOXES,
     "mask_rcnn": FEW_BOXES,
     "sparse_rcnn": {"num_proposals": 8, "num_stages": 2, "dim_feedforward": 64, "dim_dynamic": 8},
-    "detr": {"num_queries": 8, "embed_dim": 32, "num_encoder_layers": 1, "num_decoder_layers": 2, "dim_feedforward": 64},
+    "detr": {
+        "num_queries": 8,
+        "embed_dim": 32,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "dim_feedforward": 64,
+    },
 }
 ALL_BOXES = {"rpn_batch_size_per_image": 10_000, "box_batch_size_per_image": 10_000}
 PLAIN = {"faster_rcnn": ALL_BOXES, "mask_rcnn": ALL_BOXES, "detr": {"dropout": 0.0}}  # that nothing is drawn

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ class Scenes(Pictures):
 class SceneMasks(Scenes):
     """Scenes with a class for every pixel: 0 for background, 1 for the first of the garments, and so on."""
 
-    classes = ["background", *CLASSES]
+    classes: ClassVar[list[str]] = ["background", *CLASSES]
 
     def annotation(self, index: int) -> dict[str, Any]:
         """{"mask": uint8 [H, W]}."""

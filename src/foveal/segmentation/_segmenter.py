@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..data import IGNORED
 from ..necks import PyramidModel, Registry, mean_over_processes
-
-IGNORED = 255  # the class of pixels that count neither in training nor in evaluation
 
 
 class Segmenter(PyramidModel, ABC):
@@ -37,14 +36,9 @@ class Segmenter(PyramidModel, ABC):
         """
         return {"pixels": pixel_loss(raw["logits"], targets)}
 
-    def probabilities(self, raw: dict[str, Any], size: Sequence[int]) -> torch.Tensor:
-        """Of each class for each pixel [B, num_classes, H, W].
-
-        Args:
-            raw: what ``forward`` gave.
-            size: height and width of the images.
-        """
-        return enlarged(raw["logits"].float(), size).softmax(1)
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] -> logits of each class for each pixel [B, num_classes, H, W]."""
+        return enlarged(self(images)["logits"].float(), images.shape[2:])
 
 
 SEGMENTERS: Registry[Segmenter] = Registry("segmenter")
