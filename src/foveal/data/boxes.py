@@ -234,7 +234,8 @@ class Example:
         enough = _area(boxes) >= LEFT * _area(before)
         if masks is not None:
             cut = (boxes != before).any(1) & (_area(boxes) > 0)
-            whole, part = (x.as_subclass(torch.Tensor)[cut] for x in (self.masks, masks))
+            both: Any = (self.masks, masks)
+            whole, part = (x.as_subclass(torch.Tensor)[cut] for x in both)
             enough[cut] = _pixels(part) >= LEFT * _pixels(whole)
             boxes[cut] = tight(part)  # zeros where no pixel is left
         enough &= _solid(boxes, window[2:])
