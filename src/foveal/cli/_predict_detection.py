@@ -41,7 +41,7 @@ def predict_objects(
     files = find_files(pictures, KNOWN)
     drawings = [] if out is None else _new_files(files, out)
     detector = load_detector(model, device=device)
-    for folder in {drawing.parent for drawing in drawings}:
+    for folder in sorted({drawing.parent for drawing in drawings}):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -29,7 +29,9 @@ def draw(picture: Image.Image, found: dict[str, torch.Tensor], classes: list[str
     if "masks" in ordered:
         image = draw_segmentation_masks(image, ordered["masks"], alpha=0.5, colors=colours)
     line = max(1, round(min(picture.size) / 300))
-    drawn = to_pil_image(draw_bounding_boxes(image, ordered["boxes"], colors=colours, width=line))
+    last = torch.tensor([picture.width, picture.height] * 2) - 1  # of the pixels: a line at the edge would be outside
+    boxes = ordered["boxes"].minimum(last)
+    drawn = to_pil_image(draw_bounding_boxes(image, boxes, colors=colours, width=line))
     font = ImageFont.load_default(max(10, min(picture.size) / 40))
     pen = ImageDraw.Draw(drawn)
     for label, score, box, fill in zip(labels, ordered["scores"].tolist(), ordered["boxes"].tolist(), colours):
