@@ -1,7 +1,6 @@
 """``foveal eval`` and ``foveal predict`` of detectors: beside pycocotools and the Python way, drawn, and bad input."""
 
 import json
-import math
 import re
 import struct
 import sys
@@ -18,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import save_file
 
 from conftest import randomize
-from foveal import load_detector
+from foveal import load_classifier, load_detector
 from foveal._errors import UserError
 from foveal.cli import main
 from foveal.data import SUFFIXES, VIDEO_SUFFIXES, BoxAugment, Video, load_split, new_video
@@ -45,7 +44,7 @@ def save_run(folder, detector="retinanet", classes=CLASSES, **args):
 
 
 def save_data(root, number=12):
-    """Scenes as COCO's annotations with crowds and run-length codes, ids that have gaps, and a picture without objects."""
+    """Scenes as COCO's annotations with crowds, run-length codes, ids with gaps, and a picture without objects."""
     scenes = load_split(f"scenes:{10 * number}x128", kind="detection")
     images, annotations = [], []
     (root / "pictures").mkdir(parents=True)
@@ -304,7 +303,7 @@ def test_predictions_are_those_of_python(here, capsys, run):
         assert (answer["height"], answer["width"]) == (64, 80)
         assert answer["labels"] == [CLASSES[label] for label in one["labels"]]
         assert all(score >= threshold for score in answer["scores"])
-        torch.testing.assert_close(torch.tensor(answer["boxes"]), one["boxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(torch.tensor(answer["boxes"]).view(-1, 4), one["boxes"], rtol=0, atol=0.01)
         assert answer["scores"] == pytest.approx(one["scores"].tolist(), abs=1e-4)
         assert ("masks" in answer) is (run == "masks")
         if run == "masks":
@@ -542,12 +541,12 @@ def test_a_missing_extra_is_named(here, capsys, monkeypatch):
 
 
 def test_each_loader_names_the_other(place, tmp_path):
-    with pytest.raises(UserError, match="holds a detector: foveal.load_detector loads it"):
-        __import__("foveal").load_classifier(str(place / "run"))
+    with pytest.raises(UserError, match=r"holds a detector: foveal\.load_detector loads it"):
+        load_classifier(str(place / "run"))
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "config.json").write_text('{"architecture": "test_mat"}')
     (tmp_path / "best" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="holds a classifier: foveal.load_classifier loads it"):
+    with pytest.raises(UserError, match=r"holds a classifier: foveal\.load_classifier loads it"):
         load_detector(str(tmp_path))
     with pytest.raises(ImportError):
         exec("from foveal import load_segmenter")
@@ -566,4 +565,3 @@ def test_copy_paste_needs_masks(tmp_path):
     task.check(data, train=False)
     with pytest.raises(UserError, match="copy-paste needs masks, which the data does not have"):
         task.check(data, train=True)
-    assert not math.isnan(len(data))
