@@ -39,13 +39,13 @@ def evaluate(
     """Accuracy, calibration and confusion of a classifier, COCO's average precision of a detector.
 
     Args:
-        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
-            .onnx file.
+        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
+            an .onnx file.
         data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
         root: where a named data set lies, or the pictures of a COCO file.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class
             index or name, also behind the picture's name), or ImageNet-ReaL's real.json. Of a classifier.
-        batch_size: pictures at once; 64 without it, and 8 of a detector.
+        batch_size: pictures at once; without it 64, or 8 for a detector.
         workers: processes that read pictures; 0 reads them in between.
         device: as torch names it.
         precision: bf16 runs under autocast.

@@ -33,13 +33,13 @@ def predict(
     """Label pictures with a classifier, find objects in pictures and videos with a detector.
 
     Args:
-        model: a run's folder; of a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
-            .onnx file.
-        pictures: files, and folders of them; of a detector videos too.
+        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
+            an .onnx file.
+        pictures: files and folders of pictures; for a detector also videos.
         top: how many classes a classifier names; 3 without it.
         threshold: least score of what a detector finds; 0.5 without it.
-        out: new files of the same names in this folder show what a detector finds, videos without sound; none is
-            overwritten.
+        out: draw what a detector finds into files of the same names in this folder, videos without sound. What is
+            there is not overwritten.
         device: as torch names it.
         on_bad_image: stop at a picture or video that cannot be read, or skip it and list it.
         as_json: a JSON object per picture, and per picture of a video, instead of a table.
