@@ -40,8 +40,8 @@ def evaluate(
     """Accuracy and calibration of a classifier, COCO's average precision of a detector, mean IoU of a segmenter.
 
     Args:
-        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
-            .onnx file.
+        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
+            an .onnx file.
         data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
         root: where a named data set lies, or the pictures of a COCO file.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class

@@ -34,9 +34,9 @@ def predict(
     """Label pictures with a classifier, or their pixels with a segmenter; find objects in pictures and videos.
 
     Args:
-        model: a run's folder; of a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
-            .onnx file.
-        pictures: files, and folders of them; of a detector videos too.
+        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
+            an .onnx file.
+        pictures: files and folders of pictures; for a detector also videos.
         top: how many classes a classifier names; 3 without it.
         threshold: least score of what a detector finds; 0.5 without it.
         out: new files of the same names in this folder show what a detector finds, videos without sound; of a segmenter
