@@ -14,9 +14,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from ..necks import FPN, Pyramid, pad_to_32
+from ..necks import FPN, Pyramid, mean_over_processes, pad_to_32
 from ._dense import candidates, centerness, float_tree, grid_anchors, suppressed
-from ._detector import Detector, mean_over_processes, register
+from ._detector import Detector, register
 
 
 @register("fcos")
