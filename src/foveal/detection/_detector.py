@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
@@ -11,13 +11,14 @@ from torch import nn
 from .._errors import UserError, unknown
 from ..necks import Pyramid
 
+D = TypeVar("D", bound="Detector")
 DETECTORS: dict[str, type["Detector"]] = {}
 
 
-def register(name: str) -> Callable[[type["Detector"]], type["Detector"]]:
+def register(name: str) -> Callable[[type[D]], type[D]]:
     """Give a detector the name by which ``build`` finds it."""
 
-    def enter(cls: type["Detector"]) -> type["Detector"]:
+    def enter(cls: type[D]) -> type[D]:
         DETECTORS[name] = cls
         return cls
 
