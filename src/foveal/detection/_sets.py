@@ -10,8 +10,9 @@ import torch
 from torchvision.ops import box_convert, clip_boxes_to_image, generalized_box_iou
 
 from .._errors import UserError
+from ..necks import mean_over_processes
 from ._dense import float_tree
-from ._detector import Detector, mean_over_processes
+from ._detector import Detector
 
 
 class SetDetector(Detector):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import ceil
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from ..backbones.mat import MAT, MATAttention
 from ..backbones.partialformer import PartialAttention
 from ..bench import Macs
 from ..detection import Detector
-from ..detection.mask_rcnn import MaskRCNN
+from ..detection.mask_rcnn import RCNN
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -23,7 +23,7 @@ BOXES, MASKS = 1000, 100  # on which mmdetection's counter runs the heads of Mas
 class Counted(nn.Module):
     """A detector as mmdetection's counter runs it: what follows the choice of boxes included, the choice left out."""
 
-    detector: Detector
+    detector: Any
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -31,8 +31,9 @@ class Counted(nn.Module):
 
     def forward(self, images: torch.Tensor) -> None:
         raw = self.detector(images)
-        if isinstance(self.detector, MaskRCNN):
+        if isinstance(self.detector, RCNN):
             self.detector.box_outputs(raw["maps"], [images.new_zeros(BOXES, 4)])
+        if self.detector.masks:
             self.detector.mask_outputs(raw["maps"], [images.new_zeros(MASKS, 4)])
 
 
