@@ -17,7 +17,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "layers": set(),
     "backbones": {"layers"},
     "bench": set(),
-    "fidelity": {"backbones", "bench"},
+    "fidelity": {"backbones", "bench", "detection"},
     "data": set(),
     "metrics": {"data"},
     "necks": set(),
