@@ -23,8 +23,16 @@ SIZE = (96, 160)
 CASES = [(detector, backbone) for detector in DETECTORS for backbone in TINY + PEERS]
 
 
+SMALL: dict[str, dict] = {  # detectors whose size is their own
+    "detr": dict(
+        embed_dim=32, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, dim_feedforward=64, num_queries=7
+    ),
+    "sparse_rcnn": dict(num_proposals=7, num_stages=2, dim_feedforward=64, dim_dynamic=16),
+}
+
+
 def make(detector: str, backbone: str = "test_mat", num_classes: int = 3, **args):
-    return build(detector, backbone, num_classes, **args)
+    return build(detector, backbone, num_classes, **SMALL.get(detector, {}), **args)
 
 
 def targets(masks: bool, size: tuple[int, int] = SIZE) -> list[dict]:
@@ -45,9 +53,9 @@ def none(masks: bool, size: tuple[int, int] = SIZE) -> dict:
     return target | ({"masks": torch.zeros(0, *size, dtype=torch.bool)} if masks else {})
 
 
-def test_there_are_five_detectors_and_nine_backbones():
-    assert len(DETECTORS) == 5
-    assert len(CASES) == 45
+def test_there_are_nine_detectors_and_nine_backbones():
+    assert len(DETECTORS) == 9
+    assert len(CASES) == 81
     assert {"mat", "emsnet", "partialformer"} == {name.removeprefix("test_") for name in TINY}
 
 
@@ -180,8 +188,12 @@ def test_frozen(detector):
 def test_frozen_stages_follow_what_a_map_depends_on():
     pyramid = Pyramid("resnet18", (8, 16, 32), frozen_stages=1)
     frozen = {name.split(".")[1] for name, p in pyramid.named_parameters() if not p.requires_grad}
-    assert frozen == {"conv1", "bn1", "layer1", "layer2"}
-    assert all(p.requires_grad for name, p in pyramid.named_parameters() if name.split(".")[1] in ("layer3", "layer4"))
+    assert frozen == {"conv1", "bn1", "layer1"}
+    assert all(
+        p.requires_grad
+        for name, p in pyramid.named_parameters()
+        if name.split(".")[1] in ("layer2", "layer3", "layer4")
+    )
 
 
 @pytest.mark.parametrize("name", TINY + PEERS)
@@ -226,9 +238,9 @@ def test_fpn(extra, levels):
         (dict(name="retinanett", backbone="test_mat"), "nearest: retinanet"),
         (dict(name="retinanet", backbone="mat_22"), "nearest: mat_2"),
         (dict(name="retinanet", backbone="vit_tiny_patch16_224"), "strides \\[8, 16, 32\\] are needed"),
-        (dict(name="retinanet", backbone="test_mat", num_classes=0), "a class or more"),
+        (dict(name="retinanet", backbone="test_mat", num_classes=0), "num-classes must be 1 or more"),
         (dict(name="retinanet", backbone="test_mat", wrong=1), "unexpected keyword argument 'wrong'"),
-        (dict(name="retinanet", backbone="test_mat", frozen_stages=5), "frozen-stages must be 0 to 3"),
+        (dict(name="retinanet", backbone="test_mat", frozen_stages=5), "frozen-stages must be 0 to 4"),
         (dict(name="retinanet", backbone="test_mat", backbone_args={"wrong": 1}), "test_mat does not run"),
     ],
 )

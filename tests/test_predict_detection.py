@@ -44,7 +44,7 @@ def save_run(folder, detector="retinanet", classes=CLASSES, **args):
 
 
 def save_data(root, number=12):
-    """Scenes as COCO's annotations with crowds, run-length codes, ids with gaps, and a picture without objects."""
+    """Scenes as COCO's annotations with crowds, run-length codes, ids that have gaps, a picture without objects."""
     scenes = load_split(f"scenes:{10 * number}x128", kind="detection")
     images, annotations = [], []
     (root / "pictures").mkdir(parents=True)
@@ -540,13 +540,13 @@ def test_a_missing_extra_is_named(here, capsys, monkeypatch):
     assert len(lines(capsys, "run", "files/a.png")) == 1
 
 
-def test_each_loader_names_the_other(place, tmp_path):
-    with pytest.raises(UserError, match=r"holds a detector: foveal\.load_detector loads it"):
+def test_each_loader_names_what_it_was_given(place, tmp_path):
+    with pytest.raises(UserError, match="holds no classifier, but a model for detection"):
         load_classifier(str(place / "run"))
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "config.json").write_text('{"architecture": "test_mat"}')
     (tmp_path / "best" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds a classifier: foveal\.load_classifier loads it"):
+    with pytest.raises(UserError, match="holds no detector, but a model for classification"):
         load_detector(str(tmp_path))
     with pytest.raises(ImportError):
         exec("from foveal import load_segmenter")

@@ -62,6 +62,13 @@ def candidates(
     return values, anchors, labels
 
 
+def centerness(anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """How central each anchor [n, 4] lies in its box [n, 4]: 1 at the center, 0 at the border (FCOS, eq. 3)."""
+    points = (anchors[:, :2] + anchors[:, 2:]) / 2
+    before, behind = points - boxes[:, :2], boxes[:, 2:] - points
+    return (before.minimum(behind) / before.maximum(behind)).prod(1).sqrt()
+
+
 def suppressed(
     boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, size: torch.Tensor, iou: float, most: int
 ) -> dict[str, torch.Tensor]:

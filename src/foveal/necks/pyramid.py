@@ -26,8 +26,8 @@ class Pyramid(nn.Module):
         name: as ``create_model`` takes it: any timm name, or the folder of a trained classifier.
         strides: of the maps, a part of those that the backbone has.
         pretrained: start from timm's weights of that name.
-        frozen_stages: number of the backbone's finest maps whose layers are not trained, with their BatchNorm; 0 for
-            none.
+        frozen_stages: 1 to 4 for layers that are not trained, with their BatchNorm: all that the backbone's map of
+            stride 4, 8, 16 or 32 depends on; 0 for none.
         frozen_bn: BatchNorm everywhere keeps its statistics and is not trained.
         model_args: further arguments of the backbone.
 
@@ -50,9 +50,10 @@ class Pyramid(nn.Module):
         **model_args: Any,
     ):
         super().__init__()
-        if not 0 <= frozen_stages <= len(strides):
-            raise UserError(f"frozen-stages must be 0 to {len(strides)}, got {frozen_stages}")
-        reductions = list(_create(name, False, model_args).feature_info.reduction())
+        if not 0 <= frozen_stages <= 4:
+            raise UserError(f"frozen-stages must be 0 to 4, got {frozen_stages}")
+        whole = _create(name, False, model_args)
+        reductions = list(whole.feature_info.reduction())
         if not {*strides} <= {*reductions}:
             raise UserError(f"{name} has maps of strides {reductions}; strides {[*strides]} are needed")
         places = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
@@ -62,7 +63,10 @@ class Pyramid(nn.Module):
         self.channels: list[int] = self.body.feature_info.channels()
         self.frozen: list[nn.Module] = []
         if frozen_stages:
-            self.frozen = _freeze(self, frozen_stages)
+            stride = 2 ** (1 + frozen_stages)
+            if stride not in reductions:
+                raise UserError(f"{name} has maps of strides {reductions}; to freeze {frozen_stages} needs {stride}")
+            self.frozen = _freeze(self.body, _behind(whole, reductions.index(stride)))
         if frozen_bn:
             norms = [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
             self.frozen += [norm.requires_grad_(False) for norm in norms]
@@ -125,17 +129,20 @@ def _channels_first(x: torch.Tensor, channels: int) -> torch.Tensor:
     return x if x.shape[1] == channels else x.permute(0, 3, 1, 2)
 
 
-def _freeze(pyramid: Pyramid, stages: int) -> list[nn.Module]:
-    """Freeze what the ``stages`` finest maps depend on; the modules that have nothing left to train."""
-    parameters = list(pyramid.body.parameters())
-    maps = pyramid.eval()(torch.zeros(1, 3, 64, 64))
-    total = torch.stack([m.square().sum() for m in maps[:stages]]).sum()
+def _behind(body: nn.Module, index: int) -> set[str]:
+    """Names of the parameters that a map depends on."""
+    names, parameters = zip(*body.named_parameters())
+    total = body.eval()(torch.zeros(1, 3, 64, 64))[index].square().sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients):
-        parameter.requires_grad_(gradient is None)
-    pyramid.train()
+    return {name for name, gradient in zip(names, gradients) if gradient is not None}
+
+
+def _freeze(body: nn.Module, names: set[str]) -> list[nn.Module]:
+    """Freeze parameters; the modules that have nothing left to train."""
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name not in names)
     return [
         module
-        for module in pyramid.body.modules()
+        for module in body.modules()
         if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
     ]
