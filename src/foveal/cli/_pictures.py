@@ -1,13 +1,15 @@
 """Pictures that a command is given."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.progress import Progress
 
 from .._errors import UserError
-from ..data import Batches
+from ..data import BadImage, Batches
 
 WORST = 5  # classes named below the table of an evaluation
 
@@ -31,3 +33,30 @@ def read_batches(batches: Batches, skipped: list[str], on_bad_image: Literal["st
             if len(batch["name"]):
                 yield batch
             progress.update(shown, advance=len(batch["name"]) + len(batch["bad"]))
+
+
+def find_files(given: Sequence[Path], suffixes: tuple[str, ...]) -> list[tuple[Path, Path]]:
+    """Files, and for folders those of some suffixes in them and below, sorted; each with its path within its folder.
+
+    Raises:
+        UserError: nothing is given, or a folder has none.
+    """
+    if not given:
+        raise UserError("no picture given")
+    found = []
+    for path in given:
+        if not path.is_dir():
+            found.append((path, Path(path.name)))
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        if not inside:
+            raise UserError(f"{path} has no file that ends in {', '.join(suffixes)}")
+        found += [(file, file.relative_to(path)) for file in inside]
+    return found
+
+
+def skip(error: BadImage, on_bad_image: Literal["stop", "skip"]) -> None:
+    """List a file that cannot be read, or raise the error."""
+    if on_bad_image == "stop":
+        raise error
+    print(f"skipped: {error}", file=sys.stderr)

@@ -225,10 +225,10 @@ def train_run(
         log.say(f"waited for pictures {figures['data_wait']:.1f} % of the last epoch's time")
     else:
         log.say(f"{run.out} was finished before; best weights in {run.out}/best")
+    log.say(f"next: foveal predict {run.out} PICTURE...")
     if run.task.data == "detection":
-        log.say(f'next: from foveal.tasks import load_detector; load_detector("{run.out}").detect([PICTURE])')
+        log.say(f'  or: import foveal; foveal.load_detector("{run.out}").detect([PICTURE])')
     else:
-        log.say(f"next: foveal predict {run.out} PICTURE...")
         log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
     return figures
 

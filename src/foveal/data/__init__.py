@@ -9,6 +9,7 @@ from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches, OnImage
 from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, run_length_code, size_problems
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
+from ._video import VIDEO_SUFFIXES, Video, new_video
 from .boxes import BoxAugment, BoxTransform, stack_marked
 from .coco import coco, is_coco, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
@@ -28,6 +29,7 @@ __all__ = [
     "IGNORED",
     "SUFFIXES",
     "UNLABELLED",
+    "VIDEO_SUFFIXES",
     "BadImage",
     "Batches",
     "BoxAugment",
@@ -46,12 +48,14 @@ __all__ = [
     "Scenes",
     "Stream",
     "Unreadable",
+    "Video",
     "decode_image",
     "decode_mask",
     "decoder",
     "load_data",
     "load_parts",
     "load_split",
+    "new_video",
     "open_image",
     "run_length_code",
     "size_problems",

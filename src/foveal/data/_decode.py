@@ -26,10 +26,10 @@ MAX_PIXELS = 128_000_000
 
 
 class BadImage(UserError):
-    """A picture that cannot be used."""
+    """A picture, or a video, that cannot be used."""
 
-    def __init__(self, path: Path | str, reason: str):
-        super().__init__(f"cannot read picture {path}: {reason}")
+    def __init__(self, path: Path | str, reason: str, what: str = "picture"):
+        super().__init__(f"cannot read {what} {path}: {reason}")
 
 
 @dataclass(frozen=True)

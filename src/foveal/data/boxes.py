@@ -35,8 +35,9 @@ class BoxAugment:
     Attributes:
         hflip: probability of a mirrored picture.
         scales: shorter sides in pixels, of which each picture draws one; empty for the run's image size.
-        crop: ssd zooms out, crops to a least overlap with an object and distorts colours (Liu et al., 2016, section
-            2.2); jitter draws a scale of 0.1 to 2 and crops or pads to a square of image-size (Ghiasi et al., 2021).
+        crop: ssd zooms out, crops to a least overlap with an object, leaves out objects whose center is not seen, and
+            distorts colours (Liu et al., 2016, section 2.2); jitter draws a scale of 0.1 to 2 and crops or pads to a
+            square of image-size (Ghiasi et al., 2021).
         copy_paste: probability that objects of another picture are pasted in (Ghiasi et al., 2021); needs masks.
         mosaic: probability that a picture becomes one of four (Bochkovskiy et al., 2020, section 3.3).
         color_jitter: strength of colour jitter: brightness, contrast and saturation change by this share at most.
@@ -232,8 +233,11 @@ class Example:
         boxes = _clamped(before, window[2:])
         enough = _area(boxes) >= LEFT * _area(before)
         if masks is not None:
-            cut = (boxes != before).any(1) & enough
-            boxes[cut] = tight(masks[cut])  # zeros where no pixel is left
+            cut = (boxes != before).any(1) & (_area(boxes) > 0)
+            both: Any = (self.masks, masks)
+            whole, part = (x.as_subclass(torch.Tensor)[cut] for x in both)
+            enough[cut] = _pixels(part) >= LEFT * _pixels(whole)
+            boxes[cut] = tight(part)  # zeros where no pixel is left
         enough &= _solid(boxes, window[2:])
         return Example(image, _boxes(boxes, window[2:]), self.labels, masks).chosen(enough)
 
@@ -327,7 +331,7 @@ def mosaic(four: Sequence[Example], size: tuple[int, int], fill: torch.Tensor) -
 def copy_paste(example: Example, other: Example) -> Example:
     """Objects of another picture, each with probability 1/2, are pasted in where they lie there (Ghiasi et al., 2021).
 
-    They cover those below them, whose masks and boxes become smaller; one that is covered up to a tenth vanishes.
+    They cover those below them, whose masks and boxes become smaller; one of which less than a tenth is left vanishes.
     """
     h, w = (min(sides) for sides in zip(example.size, other.size))
     pasted = other.chosen(torch.rand(len(other.labels)) < 0.5).cropped((0, 0, h, w))
@@ -340,9 +344,7 @@ def copy_paste(example: Example, other: Example) -> Example:
     image[:, :h, :w] = torch.where(cover[:h, :w], pasted.image, image[:, :h, :w])
     before: torch.Tensor = example.masks.as_subclass(torch.Tensor)
     after = before & ~cover
-    pixels_before, pixels_after = (
-        torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.long) for masks in (before, after)
-    )
+    pixels_before, pixels_after = _pixels(before), _pixels(after)
     boxes = example.boxes.as_subclass(torch.Tensor).clone()
     covered = pixels_after < pixels_before
     boxes[covered] = tight(after[covered])
@@ -407,6 +409,11 @@ def _clamped(boxes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 def _solid(boxes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """bool [n]: which boxes lie inside and have a pixel of width and height."""
     return v2.functional.sanitize_bounding_boxes(boxes, format=XYXY, canvas_size=(size[0], size[1]))[1]
+
+
+def _pixels(masks: torch.Tensor) -> torch.Tensor:
+    """How many pixels each of [n, H, W] has."""
+    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.long)
 
 
 def _area(boxes: torch.Tensor) -> torch.Tensor:

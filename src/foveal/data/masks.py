@@ -25,7 +25,7 @@ class MaskAugment:
 
     Attributes:
         scale: range of factors of the size of evaluation, of which each picture draws one.
-        max_class_share: share of a crop's pixels that one class may have; after ten tries any crop will do.
+        max_class_share: share of a crop's pixels that one class may have; after ten tries any crop will do. 1 for any.
         hflip: probability of a mirrored picture.
         photometric: brightness, contrast, saturation and hue are changed as for SSD (Liu et al., 2016, section 2.2).
     """
@@ -145,6 +145,8 @@ class MaskTransform:
         top = left = 0
         for _ in range(TRIES):
             top, left = (random.randint(0, max(0, length - self.size)) for length in mask.shape)
+            if augment.max_class_share == 1:
+                break
             inside = mask[top : top + self.size, left : left + self.size]
             counts = torch.bincount(inside.flatten(), minlength=IGNORED + 1)[:IGNORED]
             if (counts > 0).sum() > 1 and counts.max() < augment.max_class_share * counts.sum():
