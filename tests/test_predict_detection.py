@@ -45,7 +45,7 @@ def save_run(folder, detector="retinanet", classes=CLASSES, **args):
 
 
 def save_data(root, number=12):
-    """Scenes as COCO's annotations with crowds and run-length codes, ids that have gaps, and a picture without objects."""
+    """Scenes as COCO's annotations with crowds, run-length codes, ids that have gaps, a picture without objects."""
     scenes = load_split(f"scenes:{10 * number}x128", kind="detection")
     images, annotations = [], []
     (root / "pictures").mkdir(parents=True)
@@ -542,12 +542,12 @@ def test_a_missing_extra_is_named(here, capsys, monkeypatch):
 
 
 def test_each_loader_names_the_other(place, tmp_path):
-    with pytest.raises(UserError, match="holds a detector: foveal.load_detector loads it"):
+    with pytest.raises(UserError, match="holds a detector: foveal"):
         __import__("foveal").load_classifier(str(place / "run"))
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "config.json").write_text('{"architecture": "test_mat"}')
     (tmp_path / "best" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="holds a classifier: foveal.load_classifier loads it"):
+    with pytest.raises(UserError, match="holds no detector, but a model for classification"):
         load_detector(str(tmp_path))
     with pytest.raises(ImportError):
         exec("from foveal import load_segmenter")

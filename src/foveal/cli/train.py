@@ -105,10 +105,7 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         registry=REGISTRY,
     )
-    run, task = args.run, args.run.task
-    if task.model != recipe.task.model:  # the recipe's arguments belong to the recipe's model
-        kept = task.model_args if task.model_args != recipe.task.model_args else {}
-        run = replace(run, task=replace(task, model_args=kept))
+    run = replace(args.run, task=args.run.task.without(recipe.task))
     if args.resume and args.dry_run:
         raise UserError("a dry run writes nothing that it could resume")
     check_device(run.device)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -99,6 +99,11 @@ class TaskArgs(ABC):
     pretrained: bool = False
     weights: Path | None = None
     image_size: int = 224
+
+    def without(self, recipe: "TaskArgs") -> "TaskArgs":
+        """These without the recipe's arguments of a model that the recipe does not name."""
+        stale = self.model != recipe.model and self.model_args == recipe.model_args
+        return replace(self, model_args={}) if stale else self
 
     @abstractmethod
     def build(self, classes: list[str]) -> Task:

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +39,15 @@ class TransferArgs(TaskArgs, ABC):
     @abstractmethod
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         """Where the model is found, under which name, and its further arguments."""
+
+    def without(self, recipe: TaskArgs) -> TaskArgs:
+        """Also of a model over the backbone."""
+        args: Any = super().without(recipe)
+        registry, name, further = self.head
+        before: Any = recipe
+        if before.head[1] != name and before.head[2] == further:
+            args = replace(args, **{f"{registry.kind}_args": {}})
+        return args
 
     def __post_init__(self):
         registry, name, args = self.head
