@@ -69,10 +69,12 @@ class Estimator(PyramidModel, ABC):
     def keypoints(self, heatmaps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Heatmaps [B, K, h, w] -> positions [B, K, 2] in pixels of the images, and scores [B, K] in 0 to 1."""
         heatmaps = heatmaps.float()
-        places, scores = peaks(heatmaps)
-        shifts = (
-            dark_shifts(heatmaps, places, self.sigma) if self.decoding == "dark" else quarter_shifts(heatmaps, places)
-        )
+        with torch.autocast(heatmaps.device.type, enabled=False):
+            places, scores = peaks(heatmaps)
+            if self.decoding == "dark":
+                shifts = dark_shifts(heatmaps, places, self.sigma)
+            else:
+                shifts = quarter_shifts(heatmaps, places)
         return STRIDE * (places + shifts + 0.5) - 0.5, scores.clamp(0, 1)
 
 
