@@ -58,12 +58,11 @@ class OksAP:
         areas = (H * W * batch["matrix"][:, :, :2].double().det().abs()).tolist()
         for prediction, target, area in zip(predictions, batch["target"], areas, strict=True):
             self.expect(target["truth"])
-            scores = prediction["scores"].double().cpu().numpy()
-            keypoints = np.concatenate([prediction["keypoints"].double().cpu().numpy(), scores[:, None]], axis=1)
-            confident = scores[scores > CONFIDENT]
+            keypoints, scores = prediction["keypoints"].float().cpu(), prediction["scores"].float().cpu()
+            confident = scores[scores > CONFIDENT].tolist()
             entry = dict(index=target["index"], area=area, category_id=target["label"])
-            entry["keypoints"] = keypoints.flatten().tolist()
-            entry["score"] = float(target["score"] * confident.mean()) if confident.size else 0.0
+            entry["keypoints"] = torch.cat([keypoints, scores[:, None]], dim=1).flatten().tolist()
+            entry["score"] = target["score"] * sum(confident) / max(1, len(confident))
             self.found.setdefault(target["truth"]["image_id"], []).append(entry)
 
     def compute(self) -> dict[str, float]:
@@ -81,7 +80,7 @@ class OksAP:
     def kept(self, image_id: int | str) -> list[dict[str, Any]]:
         """What is predicted in a picture, as COCO's results without their picture, in the order of the data."""
         entries = sorted(self.found.get(image_id, []), key=lambda entry: entry["index"])
-        if self.suppress:
+        if self.suppress and entries:
             entries = [entries[place] for place in sorted(suppressed(entries, self.joints.sigmas))]
         return [{name: entry[name] for name in ("category_id", "keypoints", "score")} for entry in entries]
 
