@@ -334,7 +334,7 @@ def _try(material: Garments, size: tuple[int, int], num_bodies: int, rng: np.ran
     for body in range(num_bodies):
         doll, height = pose(rng), H * rng.uniform(0.5, 1.1) * (1 - 0.12 * (num_bodies - 1))
         low, high = doll.joints[:, :2].min(0), doll.joints[:, :2].max(0)
-        share = np.array([0.2 + 0.6 * (body + rng.random_sample()) / num_bodies, rng.uniform(0.4, 0.6)])
+        share = np.array([0.1 + 0.8 * (body + rng.random_sample()) / num_bodies, rng.uniform(0.3, 0.7)])
         place = share * (W, H) - height * (low + high) / 2
         before = canvas.owner.copy()
         draw(canvas, doll, place, height, body)
