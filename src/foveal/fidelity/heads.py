@@ -1,10 +1,9 @@
-"""Parameters and multiply-adds, in closed form, of the downstream heads in which the thesis measures its backbones.
+"""Parameters and multiply-adds, in closed form, of heads of the thesis that foveal does not have.
 
-Counted are convolutions, transposed convolutions and linear layers, one per multiply-add, for one image. Norms and
-biases count as parameters only; activations, resampling and pooling count nothing. The heads are those of mmdetection
-(RetinaNet, Mask R-CNN), mmsegmentation (Semantic FPN, UperNet) and SimpleBaseline; what these leave open (number of
-proposals, auxiliary head) follows from the thesis's totals of backbone plus head: the RetinaNets of chapter 3,
-Tables 4.6 to 4.8, 5.4, 5.6 and 5.7.
+Counted are convolutions and transposed convolutions, one per multiply-add, for one image. Norms and biases count as
+parameters only; activations, resampling and pooling count nothing. The heads are those of mmsegmentation (Semantic FPN,
+UperNet) and SimpleBaseline; what these leave open (the auxiliary head) follows from the thesis's totals of backbone
+plus head in Tables 4.8, 5.6 and 5.7.
 
 Every function takes the channels of the backbone at strides 4, 8, 16, 32 and the (H, W) of the image in pixels, and
 raises ``ValueError`` if there are not four channels. A layer's ``positions`` are the places where its weights are used.
@@ -32,38 +31,6 @@ class Cost:
 
     def __mul__(self, copies: int) -> "Cost":
         return Cost(self.parameters * copies, self.macs * copies)
-
-
-def retinanet(channels: Sequence[int], size: tuple[int, int]) -> Cost:
-    """RetinaNet: strides 8 to 128, 9 anchors, 80 classes."""
-    _check(channels)
-    anchors, classes = 9, 80
-    areas = _areas(size, levels=6)[1:]
-    neck = _fpn(channels[1:], areas[:3])
-    # Strides 64 and 128: convolutions with stride 2, the first of them on the backbone's last map.
-    neck += _conv(channels[-1], 256, 3, areas[3]) + _conv(256, 256, 3, areas[4])
-    everywhere = sum(areas)  # one head serves all levels
-    towers = _conv(256, 256, 3, everywhere) * 8  # four for the classes, four for the boxes
-    return neck + towers + _conv(256, anchors * classes, 3, everywhere) + _conv(256, anchors * 4, 3, everywhere)
-
-
-def mask_rcnn(channels: Sequence[int], size: tuple[int, int]) -> Cost:
-    """Mask R-CNN: strides 4 to 64, 3 anchors, 80 classes, boxes of 1000 proposals and masks of 100.
-
-    The two numbers of proposals are those of mmdetection's own count and give the totals of Table 5.4.
-    """
-    _check(channels)
-    anchors, classes, boxes, masks = 3, 80, 1000, 100
-    areas = _areas(size, levels=5)  # the fifth level subsamples the fourth
-    everywhere = sum(areas)
-    proposals = _conv(256, 256, 3, everywhere)
-    proposals += _conv(256, anchors, 1, everywhere) + _conv(256, anchors * 4, 1, everywhere)
-    box_head = _linear(256 * 7 * 7, 1024, boxes) + _linear(1024, 1024, boxes)
-    box_head += _linear(1024, classes + 1, boxes) + _linear(1024, classes * 4, boxes)  # + 1: the background
-    mask_head = _conv(256, 256, 3, masks * 14 * 14) * 4
-    mask_head += _conv(256, 256, 2, masks * 14 * 14)  # transposed, to 28 x 28: an input position meets the whole kernel
-    mask_head += _conv(256, classes, 1, masks * 28 * 28)
-    return _fpn(channels, areas[:4]) + proposals + box_head + mask_head
 
 
 def semantic_fpn(channels: Sequence[int], size: tuple[int, int], num_classes: int = 150) -> Cost:
@@ -125,11 +92,6 @@ def _conv_norm(inputs: int, outputs: int, kernel: int, positions: int) -> Cost:
     """Convolution without bias, then BatchNorm: a scale and a shift per channel."""
     weights = inputs * outputs * kernel * kernel
     return Cost(weights + 2 * outputs, weights * positions)
-
-
-def _linear(inputs: int, outputs: int, positions: int) -> Cost:
-    """Linear layer with bias."""
-    return _conv(inputs, outputs, 1, positions)
 
 
 def _areas(size: tuple[int, int], levels: int) -> list[int]:

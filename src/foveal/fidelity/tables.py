@@ -8,7 +8,8 @@ from typing import Any
 import timm
 import torch
 
-from ..backbones import EMSNet
+from ..bench import count_macs
+from ..detection import build
 from . import measure
 from .heads import Cost
 from .reported import REPORTED, TABLES, Reported
@@ -39,6 +40,7 @@ class Comparison:
     note: str
 
 
+CLASSES = 80  # of COCO
 SECTION = "5.3.3"  # prints the cost of one attention module in its text
 KNOWN = {**TABLES, SECTION: "one attention module at 56x56, d = 64, h = 8"}
 
@@ -53,14 +55,11 @@ def compare(table: str | None = None) -> Iterator[Comparison]:
 
 
 def _compare(row: Reported) -> Iterable[Comparison]:
-    cost, further, channels = _measure(row.model, tuple(row.args.items()), row.size)
-    more = ""
-    if row.head is not None:
-        cost += row.head(channels, row.size)
-    elif further:
-        more = (
-            f"{(cost.macs + further) / 1e9:.3f} if norms, activations and p^2 per output of Propagation are counted too"
-        )
+    chosen = tuple(row.args.items()), row.size, row.detector, tuple(row.detector_args.items())
+    cost, other, channels = _measure(row.model, *chosen)
+    head = Cost(0, 0) if row.head is None else row.head(channels, row.size)
+    more = "" if other is None else f"{(other[0] + head.macs) / 1e9:.3f} {other[1]}"
+    cost += head
     return (
         _comparison(row.table, row.row, "parameters", "M", row.parameters, cost.parameters / 1e6, row.note),
         _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, cost.macs / 1e9, row.note, more),
@@ -68,16 +67,27 @@ def _compare(row: Reported) -> Iterable[Comparison]:
 
 
 @cache
-def _measure(model: str, args: tuple[tuple[str, Any], ...], size: tuple[int, int]) -> tuple[Cost, int, list[int]]:
-    """Cost, what other counters would add to it (chapter 3 only) and channels of the pyramid.
+def _measure(
+    model: str,
+    args: tuple[tuple[str, Any], ...],
+    size: tuple[int, int],
+    detector: str,
+    detector_args: tuple[tuple[str, Any], ...],
+) -> tuple[Cost, tuple[int, str] | None, list[int]]:
+    """Cost, ``measure.other_macs``, and the channels of a backbone's pyramid.
 
     The model stands on the meta device, where the operators of a forward pass have shapes and take no time.
     """
+    built: Any
     with torch.device("meta"):
-        built: Any = timm.create_model(model, **dict(args))
-    further = measure.further_macs(built, size) if isinstance(built, EMSNet) else 0
-    cost = Cost(measure.parameters(built), measure.thesis_macs(built, size))
-    return cost, further, [info["num_chs"] for info in built.feature_info]
+        if detector:
+            built = measure.Counted(build(detector, model, CLASSES, backbone_args=dict(args), **dict(detector_args)))
+        else:
+            built = timm.create_model(model, **dict(args))
+    macs = count_macs(built, size)
+    cost = Cost(measure.parameters(built), measure.thesis_macs(built, macs, size))
+    channels = [] if detector else [info["num_chs"] for info in built.feature_info]
+    return cost, measure.other_macs(built, macs, size), channels
 
 
 def _comparison(
@@ -87,7 +97,7 @@ def _comparison(
     note = ""
     if f"{measured:.{decimals}f}" != printed:
         truncated = int(measured * 10**decimals) == round(float(printed) * 10**decimals)
-        note = "printed truncated" if truncated else "; ".join(part for part in (more, why) if part)
+        note = "; ".join(part for part in (("printed truncated", more) if truncated else (more, why)) if part)
     reported, measured = float(printed), round(measured, 6)
     return Comparison(table, row, quantity, unit, reported, measured, round(measured - reported, 6), note)
 
