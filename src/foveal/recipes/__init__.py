@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ..engine import Run
 from .detection import quickstart_detection
+from .keypoints import quickstart_keypoints
 from .quickstart import quickstart
 from .segmentation import quickstart_segmentation
 from .thesis import emsnet_in1k, mat_in1k, partialformer_in1k
@@ -20,6 +21,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
         partialformer_in1k,
         quickstart_detection,
         quickstart_segmentation,
+        quickstart_keypoints,
     )
 }
 
@@ -32,5 +34,6 @@ __all__ = [
     "partialformer_in1k",
     "quickstart",
     "quickstart_detection",
+    "quickstart_keypoints",
     "quickstart_segmentation",
 ]
