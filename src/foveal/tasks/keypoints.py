@@ -12,7 +12,16 @@ from ..data import Bodies, JointAugment, Joints, JointTransform, stack_bodies
 from ..keypoints import ESTIMATORS, STRIDE, Estimator
 from ..metrics import OksAP
 from ..necks import Registry
+from ._task import Card
 from ._transfer import Trained, Transfer, TransferArgs, load_model
+
+PYTHON = """\
+from foveal import load_keypoints
+from PIL import Image
+
+model = load_keypoints("FOLDER")
+found = model.estimate(Image.open("picture.jpg"), [(10, 20, 110, 220)])[0]  # of the body in a box (x1, y1, x2, y2)
+print(dict(zip(model.joints.names, found["keypoints"].tolist())), found["scores"])"""
 
 
 @dataclass(kw_only=True)
@@ -85,6 +94,11 @@ class Keypoints(Transfer):
 
     def metric(self) -> OksAP:
         return OksAP(self.joints)
+
+    def card(self) -> Card:
+        short = "import foveal; foveal.load_keypoints({folder!r}).estimate(PICTURE, BOXES)"
+        what = f"A {self.args.estimator}"
+        return Card(pipeline="keypoint-detection", what=what, python=PYTHON, short=short)
 
     def transform(self, train: bool) -> JointTransform:
         """Cut out, resized and normalised as the backbone expects; in training augmented."""
