@@ -17,7 +17,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "layers": set(),
     "backbones": {"layers"},
     "bench": set(),
-    "fidelity": {"backbones", "bench", "detection"},
+    "fidelity": {"backbones", "bench", "detection", "segmentation"},
     "data": set(),
     "metrics": {"data"},
     "necks": set(),

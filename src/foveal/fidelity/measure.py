@@ -31,10 +31,10 @@ class Counted(nn.Module):
 
     def forward(self, images: torch.Tensor) -> None:
         raw = self.detector(images)
-        if isinstance(self.detector, RCNN):
-            self.detector.box_outputs(raw["maps"], [images.new_zeros(BOXES, 4)])
         if self.detector.masks:
             self.detector.mask_outputs(raw["maps"], [images.new_zeros(MASKS, 4)])
+        if isinstance(self.detector, RCNN):
+            self.detector.box_outputs(raw["maps"], [images.new_zeros(BOXES, 4)])
 
 
 def parameters(model: nn.Module) -> int:

@@ -9,7 +9,8 @@ import timm
 import torch
 
 from ..bench import count_macs
-from ..detection import build
+from ..detection import DETECTORS
+from ..segmentation import SEGMENTERS
 from . import measure
 from .heads import Cost
 from .reported import REPORTED, TABLES, Reported
@@ -40,7 +41,7 @@ class Comparison:
     note: str
 
 
-CLASSES = 80  # of COCO
+CLASSES, PIXEL_CLASSES = 80, 150  # of COCO and ADE20K
 SECTION = "5.3.3"  # prints the cost of one attention module in its text
 KNOWN = {**TABLES, SECTION: "one attention module at 56x56, d = 64, h = 8"}
 
@@ -55,7 +56,7 @@ def compare(table: str | None = None) -> Iterator[Comparison]:
 
 
 def _compare(row: Reported) -> Iterable[Comparison]:
-    chosen = tuple(row.args.items()), row.size, row.detector, tuple(row.detector_args.items())
+    chosen = tuple(row.args.items()), row.size, row.method, tuple(row.method_args.items())
     cost, other, channels = _measure(row.model, *chosen)
     head = Cost(0, 0) if row.head is None else row.head(channels, row.size)
     more = "" if other is None else f"{(other[0] + head.macs) / 1e9:.3f} {other[1]}"
@@ -71,8 +72,8 @@ def _measure(
     model: str,
     args: tuple[tuple[str, Any], ...],
     size: tuple[int, int],
-    detector: str,
-    detector_args: tuple[tuple[str, Any], ...],
+    method: str,
+    method_args: tuple[tuple[str, Any], ...],
 ) -> tuple[Cost, tuple[int, str] | None, list[int]]:
     """Cost, ``measure.other_macs``, and the channels of a backbone's pyramid.
 
@@ -80,13 +81,16 @@ def _measure(
     """
     built: Any
     with torch.device("meta"):
-        if detector:
-            built = measure.Counted(build(detector, model, CLASSES, backbone_args=dict(args), **dict(detector_args)))
+        if method in DETECTORS:
+            detector = DETECTORS.build(method, model, CLASSES, backbone_args=dict(args), **dict(method_args))
+            built = measure.Counted(detector)
+        elif method:
+            built = SEGMENTERS.build(method, model, PIXEL_CLASSES, backbone_args=dict(args), **dict(method_args))
         else:
             built = timm.create_model(model, **dict(args))
     macs = count_macs(built, size)
     cost = Cost(measure.parameters(built), measure.thesis_macs(built, macs, size))
-    channels = [] if detector else [info["num_chs"] for info in built.feature_info]
+    channels = [] if method else [info["num_chs"] for info in built.feature_info]
     return cost, measure.other_macs(built, macs, size), channels
 
 
