@@ -3,11 +3,11 @@
 from .._models import weights_folder
 from ..data import BoxAugment, MaskAugment
 from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
-from ._task import Metric, Task, TaskArgs
+from ._task import Card, Metric, Task, TaskArgs
 from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
 from .detection import Detection, DetectionArgs, DetectorModel, load_detector
-from .segmentation import Segmentation, SegmentationArgs, SegmenterModel, Views, load_segmenter
+from .segmentation import AT_ONCE, Segmentation, SegmentationArgs, SegmenterModel, Views, load_segmenter
 
 TASKS: dict[str, type[TaskArgs]] = {
     "classification": ClassificationArgs,
@@ -17,9 +17,11 @@ TASKS: dict[str, type[TaskArgs]] = {
 
 __all__ = [
     "AS_TRAINED",
+    "AT_ONCE",
     "TASKS",
     "Augment",
     "BoxAugment",
+    "Card",
     "Classification",
     "ClassificationArgs",
     "Classifier",
