@@ -25,7 +25,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "segmentation": {"data", "necks"},
     "tasks": {"data", "detection", "metrics", "necks", "segmentation"},
     "engine": {"tasks"},
-    "recipes": {"engine", "tasks"},
+    "recipes": {"data", "engine", "tasks"},
     "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "tasks"},
 }
 
