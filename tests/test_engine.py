@@ -59,19 +59,20 @@ def test_a_recipe_goes_to_json_and_back(name):
 
 
 def test_number_of_recipes():
-    assert len(RECIPES) == 18
+    assert len(RECIPES) == 19
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_and_runs_a_step(name, data, whole):
     """With its own optimiser, augmentation and loss; small pictures, and a CPU's precision."""
     recipe = RECIPES[name]()
-    kind = recipe.task.data
-    changed = dict(image_size=32 if kind == "classification" else 64, pretrained=False)
+    classifies = recipe.task.data == "classification"
+    changed = dict(image_size=32 if classifies else 64, pretrained=False)
     changed |= {"teacher": str(whole())} if getattr(recipe.task, "teacher", "") else {}
     run = replace(recipe, task=replace(recipe.task, **changed), device="cpu", precision="fp32", accumulate=2)
-    pictures, _ = load_data(str(data) if kind == "classification" else "scenes:8x64", kind=kind)
-    task = run.task.build(pictures.classes)
+    built_in = {"detection": "scenes:8x64", "segmentation": "scenes:8x64", "keypoints": "figures:8x64"}
+    pictures, _ = load_data(built_in.get(recipe.task.data, str(data)), kind=recipe.task.data)
+    task = run.task.build(pictures)
     training = prepare(run, task, Processes())
     before = {key: value.clone() for key, value in task.model.state_dict().items()}
     with (
@@ -632,7 +633,7 @@ def test_a_folder_of_a_run_is_a_model(data, tmp_path, whole):
 def test_a_student_of_its_own_weights_has_nothing_to_learn(data, whole):
     teacher = str(whole())
     args = replace(RECIPES["distill"]().task, model=teacher, teacher=teacher, image_size=32)
-    task = args.build(["cat", "dog"])
+    task = args.build(SimpleNamespace(classes=["cat", "dog"]))
     images = torch.randn(4, 3, 32, 32)
     logits = task.model.eval()(images)
     assert task.teacher.loss(logits, images, args).item() == pytest.approx(0, abs=1e-6)
@@ -646,4 +647,4 @@ def test_a_student_of_its_own_weights_has_nothing_to_learn(data, whole):
 def test_a_teacher_of_other_classes_is_refused(data, whole):
     args = replace(RECIPES["distill"]().task, model="test_mat", teacher=str(whole()))
     with pytest.raises(UserError, match="has other classes"):
-        args.build(["a", "b", "c"])
+        args.build(SimpleNamespace(classes=["a", "b", "c"]))

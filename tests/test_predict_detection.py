@@ -541,7 +541,7 @@ def test_a_missing_extra_is_named(here, capsys, monkeypatch):
     assert len(lines(capsys, "run", "files/a.png")) == 1
 
 
-def test_each_loader_names_the_other(place, tmp_path):
+def test_each_loader_names_what_it_was_given(place, tmp_path):
     with pytest.raises(UserError, match="holds no classifier, but a model for detection"):
         load_classifier(str(place / "run"))
     (tmp_path / "best").mkdir()

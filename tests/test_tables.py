@@ -11,10 +11,8 @@ from torch import nn
 from foveal.backbones.mat import MATAttention
 from foveal.bench import count_macs
 from foveal.cli import main
-from foveal.detection import DETECTORS
 from foveal.fidelity import KNOWN, compare, measure
 from foveal.fidelity.reported import REPORTED
-from foveal.segmentation import SEGMENTERS
 
 PARAMETERS = {
     "mat_1": 6_713_664,
@@ -135,7 +133,7 @@ def test_emsnet_parameters_agree_by_truncation(comparisons):
     assert missed == {"EMSNet-XTiny", "w/o fusion", "w/o channel splitting"}
 
 
-# Detectors and segmenters
+# With heads
 
 
 def areas(size: tuple[int, int], strides: list[int]) -> list[int]:
@@ -185,6 +183,13 @@ def upernet(channels: list[int], size: tuple[int, int]) -> tuple[int, int]:
     return total([*layers, (channels[2] * 256 * 9, 512, 0), (256 * 150, 150, 0)])
 
 
+def simple_baseline(channels: list[int], size: tuple[int, int]) -> tuple[int, int]:
+    """The same of SimpleBaseline, for 17 joints; a position before a transposed convolution meets the whole kernel."""
+    positions = areas(size, [32, 16, 8, 4])
+    layers = [(width * 256 * 16, 512, n) for width, n in zip((channels[3], 256, 256), positions)]
+    return total([*layers, (256 * 17, 17, positions[3])])
+
+
 def total(layers: list[tuple[int, int, int]]) -> tuple[int, int]:
     """Parameters and multiply-adds of layers of weights, biases and positions at which the weights are used."""
     return sum(w + b for w, b, _ in layers), sum(w * n for w, _, n in layers)
@@ -192,9 +197,7 @@ def total(layers: list[tuple[int, int, int]]) -> tuple[int, int]:
 
 def counted(method: str, model: str, **args) -> nn.Module:
     with torch.device("meta"):
-        if method in SEGMENTERS:
-            return SEGMENTERS.build(method, model, 150, **args)
-        return measure.Counted(DETECTORS.build(method, model, 80, **args))
+        return measure.build(method, model, {}, **args)
 
 
 @pytest.mark.parametrize("model", ["emsnet_xxtiny", "mat_2", "partialformer_b1"])
@@ -206,12 +209,13 @@ def counted(method: str, model: str, **args) -> nn.Module:
         ("mask_rcnn", mask_rcnn, 4 * 1025 + 257, 1000 * 1024 * 4 + 100 * 28**2 * 256),
         ("semantic_fpn", semantic_fpn, 0, 0),
         ("upernet", upernet, 0, 0),
+        ("simple_baseline", simple_baseline, 0, 0),
     ],
 )
 def test_heads_in_closed_form(method, closed, parameters, macs, model):
-    """What the head of mmdetection or mmsegmentation costs, and what ours costs beyond it; RoIAlign counts nothing."""
+    """What the heads of mmdetection and the others cost, and what ours cost beyond them; RoIAlign counts nothing."""
     size = (256, 416)
-    levels = (1, 2, 3) if method == "retinanet" else (0, 1, 2, 3)
+    levels = {"retinanet": (1, 2, 3), "simple_baseline": (3,)}.get(method, (0, 1, 2, 3))
     whole, backbone = counted(method, model), meta(model, features_only=True, out_indices=levels)
     expected = closed(meta(model, features_only=True).feature_info.channels(), size)
     assert measure.parameters(whole) - measure.parameters(backbone) == expected[0] + parameters

@@ -165,7 +165,7 @@ def train_run(
         args = replace(args, pretrained=False, weights=None)  # what they gave is in the checkpoint
     random_seed(run.seed)
     try:
-        task = args.build(train_data.classes)
+        task = args.build(train_data)
         task.check(train_data, train=True)
         task.check(val_data, train=False)
         example = task.example()

@@ -3,12 +3,8 @@
 "GFLOPs" in the thesis are multiply-adds. Peers' rows are not here: ``foveal bench`` measures peers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from . import heads
-from .heads import Cost
 
 TABLES = {
     "3.1": "EMSNet variants",
@@ -37,8 +33,6 @@ TABLES = {
     "5.7": "PartialFormer in Semantic FPN and UperNet, 2048x512",
 }
 
-Head = Callable[[list[int], tuple[int, int]], Cost]
-
 
 @dataclass(frozen=True)
 class Reported:
@@ -52,9 +46,8 @@ class Reported:
         model: timm's name of the model.
         args: its further arguments.
         size: (H, W) of the image in pixels.
-        method: the detector or segmenter around the model; empty for none.
+        method: the detector, segmenter or estimator of keypoints around the model; empty for none.
         method_args: its further arguments.
-        head: what else stands on the backbone, in closed form; None for nothing.
         note: where the measured figure differs by more than rounding or truncation: why.
     """
 
@@ -67,7 +60,6 @@ class Reported:
     size: tuple[int, int] = (224, 224)
     method: str = ""
     method_args: dict[str, Any] = field(default_factory=dict)
-    head: Head | None = None
     note: str = ""
 
 
@@ -181,11 +173,11 @@ def _mat() -> list[Reported]:
 def _partialformer() -> list[Reported]:
     rows = []
 
-    def row(table: str, name: str, b: int, p: str, g: str, head: Head | None = None, **around: Any):
+    def row(table: str, name: str, b: int, p: str, g: str, **around: Any):
         for reading in ("text", "tables"):
-            args = dict(reading=reading) | (dict(features_only=True) if head else {})
+            args = dict(reading=reading)
             full = f"{name}PartialFormer-B{b}" + (" (reading=tables)" if reading == "tables" else "")
-            rows.append(Reported(table, full, p, g, f"partialformer_b{b}", args, head=head, note=READING, **around))
+            rows.append(Reported(table, full, p, g, f"partialformer_b{b}", args, note=READING, **around))
 
     totals = [("5.3", "0.4"), ("8.2", "0.7"), ("21.1", "1.9"), ("36.1", "3.4"), ("64.5", "6.8")]
     for b, (p, g) in enumerate(totals):
@@ -197,6 +189,7 @@ def _partialformer() -> list[Reported]:
     for name, table, method, size, figures in [
         ("RetinaNet ", "5.4", "retinanet", DET, [("16", "167"), ("29", "196"), ("44", "230")]),
         ("Mask R-CNN ", "5.4", "mask_rcnn", DET, [("26", "185"), ("39", "214"), ("54", "248")]),
+        ("", "5.6", "simple_baseline", (256, 192), [("9.8", "1.7"), ("23.0", "2.9"), ("38.4", "4.4")]),
         ("Semantic FPN ", "5.7", "semantic_fpn", SEG, [("10.8", "101.8"), ("23.5", "131.3"), ("38.4", "166.6")]),
         ("UperNet ", "5.7", "upernet", SEG, [("34.8", "856.3"), ("48.6", "886.9"), ("64.5", "923.2")]),
     ]:
@@ -204,8 +197,6 @@ def _partialformer() -> list[Reported]:
             row(table, name, b, p, g, size=size, method=method)
     for b, (p, g) in enumerate([("5.0", "0.9"), ("8.0", "1.5")]):
         row("5.5", "", b, p, g, size=(320, 320), method="ssdlite", method_args=SSD)
-    for b, (p, g) in enumerate([("9.8", "1.7"), ("23.0", "2.9"), ("38.4", "4.4")], start=1):
-        row("5.6", "", b, p, g, heads.simple_baseline, size=(256, 192))
     return rows
 
 

@@ -16,6 +16,7 @@ from .coco import (
     partialformer_ssdlite_1x,
 )
 from .detection import quickstart_detection
+from .keypoints import quickstart_keypoints
 from .quickstart import quickstart
 from .segmentation import quickstart_segmentation
 from .thesis import emsnet_in1k, mat_in1k, partialformer_in1k
@@ -42,6 +43,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
         partialformer_sparse_rcnn_1x,
         quickstart_detection,
         quickstart_segmentation,
+        quickstart_keypoints,
     )
 }
 
@@ -64,5 +66,6 @@ __all__ = [
     "partialformer_ssdlite_1x",
     "quickstart",
     "quickstart_detection",
+    "quickstart_keypoints",
     "quickstart_segmentation",
 ]

@@ -131,5 +131,5 @@ class TaskArgs(ABC):
         return replace(self, model_args={}) if stale else self
 
     @abstractmethod
-    def build(self, classes: list[str]) -> Task:
-        """The task for data of these classes; raises UserError."""
+    def build(self, data: Any) -> Task:
+        """The task for some data, of which it learns the classes, and not the pictures; raises UserError."""

@@ -114,8 +114,8 @@ class ClassificationArgs(TaskArgs):
         if self.pretrained and self.weights:
             raise UserError("pretrained and the weights of a file exclude each other")
 
-    def build(self, classes: list[str]) -> "Classification":
-        return Classification(self, classes)
+    def build(self, data: Any) -> "Classification":
+        return Classification(self, data.classes)
 
 
 class Classification(Task):

@@ -46,8 +46,8 @@ class DetectionArgs(TransferArgs):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         return DETECTORS, self.detector, self.detector_args
 
-    def build(self, classes: list[str]) -> "Detection":
-        return Detection(self, classes)
+    def build(self, data: Any) -> "Detection":
+        return Detection(self, data.classes)
 
 
 class Detection(Transfer):

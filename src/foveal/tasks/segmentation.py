@@ -52,8 +52,8 @@ class SegmentationArgs(TransferArgs):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         return SEGMENTERS, self.segmenter, self.segmenter_args
 
-    def build(self, classes: list[str]) -> "Segmentation":
-        return Segmentation(self, classes)
+    def build(self, data: Any) -> "Segmentation":
+        return Segmentation(self, data.classes)
 
 
 @dataclass(kw_only=True, frozen=True)
