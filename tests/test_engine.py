@@ -59,7 +59,7 @@ def test_a_recipe_goes_to_json_and_back(name):
 
 
 def test_number_of_recipes():
-    assert len(RECIPES) == 19
+    assert len(RECIPES) == 22
 
 
 @pytest.mark.parametrize("name", RECIPES)

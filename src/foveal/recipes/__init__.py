@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ..engine import Run
+from .ade20k import mat_semantic_fpn_80k, partialformer_semantic_fpn_80k, partialformer_upernet_160k
 from .coco import (
     emsnet_mask_rcnn_1x,
     emsnet_retinanet_1x,
@@ -43,6 +44,9 @@ RECIPES: dict[str, Callable[[], Run]] = {
         partialformer_sparse_rcnn_1x,
         quickstart_detection,
         quickstart_segmentation,
+        mat_semantic_fpn_80k,
+        partialformer_semantic_fpn_80k,
+        partialformer_upernet_160k,
         quickstart_keypoints,
     )
 }
@@ -57,13 +61,16 @@ __all__ = [
     "mat_in1k",
     "mat_mask_rcnn_1x",
     "mat_retinanet_1x",
+    "mat_semantic_fpn_80k",
     "mat_ssdlite_1x",
     "partialformer_atss_1x",
     "partialformer_in1k",
     "partialformer_mask_rcnn_1x",
     "partialformer_retinanet_1x",
+    "partialformer_semantic_fpn_80k",
     "partialformer_sparse_rcnn_1x",
     "partialformer_ssdlite_1x",
+    "partialformer_upernet_160k",
     "quickstart",
     "quickstart_detection",
     "quickstart_keypoints",
