@@ -50,29 +50,3 @@ RECIPES: dict[str, Callable[[], Run]] = {
         quickstart_keypoints,
     )
 }
-
-__all__ = [
-    "RECIPES",
-    "distill",
-    "emsnet_in1k",
-    "emsnet_mask_rcnn_1x",
-    "emsnet_retinanet_1x",
-    "finetune",
-    "mat_in1k",
-    "mat_mask_rcnn_1x",
-    "mat_retinanet_1x",
-    "mat_semantic_fpn_80k",
-    "mat_ssdlite_1x",
-    "partialformer_atss_1x",
-    "partialformer_in1k",
-    "partialformer_mask_rcnn_1x",
-    "partialformer_retinanet_1x",
-    "partialformer_semantic_fpn_80k",
-    "partialformer_sparse_rcnn_1x",
-    "partialformer_ssdlite_1x",
-    "partialformer_upernet_160k",
-    "quickstart",
-    "quickstart_detection",
-    "quickstart_keypoints",
-    "quickstart_segmentation",
-]
