@@ -12,7 +12,17 @@ from ..data import Bodies, JointAugment, Joints, JointTransform, stack_bodies
 from ..keypoints import ESTIMATORS, STRIDE, Estimator
 from ..metrics import OksAP
 from ..necks import Registry
+from ._task import Card
 from ._transfer import Trained, Transfer, TransferArgs, load_model
+
+PYTHON = """\
+from foveal import load_keypoints
+from PIL import Image
+
+keypoints = load_keypoints("FOLDER")
+picture = Image.open("picture.jpg")
+(body,) = keypoints.estimate(picture, [(0, 0, picture.width, picture.height)])  # one for each box
+print({name: place for name, place in zip(keypoints.classes, body["keypoints"].tolist())})  # x and y in pixels"""
 
 
 @dataclass(kw_only=True)
@@ -85,6 +95,13 @@ class Keypoints(Transfer):
 
     def metric(self) -> OksAP:
         return OksAP(self.joints)
+
+    def card(self) -> Card:
+        what, short = (
+            f"A {self.args.estimator}",
+            "import foveal; foveal.load_keypoints({folder!r}).estimate(PICTURE, BOXES)",
+        )
+        return Card(pipeline="keypoint-detection", what=what, python=PYTHON, short=short)
 
     def transform(self, train: bool) -> JointTransform:
         """Cut out, resized and normalised as the backbone expects; in training augmented."""
