@@ -36,7 +36,7 @@ CONFIG = dict(
         pool_size=None,
     ),
 )
-CARD = ClassificationArgs(model="test_mat").build(NAMES).card()
+CARD = ClassificationArgs(model="test_mat").build(SimpleNamespace(classes=NAMES)).card()
 RUN = {
     "run": {
         "recipe": "quickstart",

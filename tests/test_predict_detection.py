@@ -6,6 +6,7 @@ import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def save_run(folder, detector="retinanet", classes=CLASSES, **args):
     """The folder of a run with random weights that find much."""
     torch.manual_seed(0)
     task = DetectionArgs(model="test_mat", detector=detector, image_size=64, max_size=96, detector_args=args)
-    task = task.build(classes)
+    task = task.build(SimpleNamespace(classes=classes))
     if detector == "retinanet":
         randomize(task.model.head)
         torch.nn.init.constant_(task.model.head.classification_head.cls_logits.bias, -1.0)
@@ -556,7 +557,7 @@ def test_each_loader_names_what_it_was_given(place, tmp_path):
 def test_copy_paste_needs_masks(tmp_path):
     content = save_data(tmp_path, 3)
     args = dict(model="test_mat", detector="retinanet", image_size=64, max_size=96)
-    task = DetectionArgs(**args, augment=BoxAugment(copy_paste=0.5)).build(CLASSES)
+    task = DetectionArgs(**args, augment=BoxAugment(copy_paste=0.5)).build(SimpleNamespace(classes=CLASSES))
     data = load_split(str(tmp_path / "found.json"), tmp_path / "pictures", kind="detection")
     task.check(data, train=True)
     for entry in content["annotations"]:

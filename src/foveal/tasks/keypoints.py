@@ -19,10 +19,9 @@ PYTHON = """\
 from foveal import load_keypoints
 from PIL import Image
 
-keypoints = load_keypoints("FOLDER")
-picture = Image.open("picture.jpg")
-(body,) = keypoints.estimate(picture, [(0, 0, picture.width, picture.height)])  # one for each box
-print({name: place for name, place in zip(keypoints.classes, body["keypoints"].tolist())})  # x and y in pixels"""
+model = load_keypoints("FOLDER")
+found = model.estimate(Image.open("picture.jpg"), [(10, 20, 110, 220)])[0]  # of the body in a box (x1, y1, x2, y2)
+print(dict(zip(model.joints.names, found["keypoints"].tolist())), found["scores"])"""
 
 
 @dataclass(kw_only=True)
@@ -97,10 +96,8 @@ class Keypoints(Transfer):
         return OksAP(self.joints)
 
     def card(self) -> Card:
-        what, short = (
-            f"A {self.args.estimator}",
-            "import foveal; foveal.load_keypoints({folder!r}).estimate(PICTURE, BOXES)",
-        )
+        short = "import foveal; foveal.load_keypoints({folder!r}).estimate(PICTURE, BOXES)"
+        what = f"A {self.args.estimator}"
         return Card(pipeline="keypoint-detection", what=what, python=PYTHON, short=short)
 
     def transform(self, train: bool) -> JointTransform:
