@@ -213,8 +213,9 @@ def load_split(name: str, root: Path | None = None, *, kind: str = "classificati
     """
     train, val = load_parts(name, root, kind=kind, skip=skip)
     data = val if val is not None else train
-    if data is None or not len(data):
+    if data is None:
         raise UserError(f"{name} has no pictures")
+    _check_some(name, data)
     return data
 
 
@@ -232,11 +233,15 @@ def load_parts(name: str, root: Path | None = None, *, kind: str = "classificati
     raise unknown("data set or folder", name, DATASETS[kind])
 
 
+def _check_some(name: str, data: Data) -> None:
+    if not len(data):
+        raise UserError(f"{name} has no {'body with a marked joint' if isinstance(data, Bodies) else 'pictures'}")
+
+
 def _check_labels(name: str, data: Data) -> None:
     if not data.classes:
         raise UserError(f"{name} has no class folders; expected {name}/CLASS/PICTURE")
-    if not len(data):
-        raise UserError(f"{name} has no pictures")
+    _check_some(name, data)
     if isinstance(data, Labelled) and any(data.label(index) == UNLABELLED for index in range(len(data))):
         raise UserError(f"{name} has pictures without a class")
 

@@ -51,6 +51,11 @@ class Bodies(Pictures):
         """Names of the joints."""
         return list(self.joints.names)
 
+    @property
+    @abstractmethod
+    def num_pictures(self) -> int:
+        """Number of pictures, with those without a body."""
+
     @abstractmethod
     def whole(self, picture: int) -> Image.Image:
         """A picture in RGB; raises BadImage."""
@@ -105,6 +110,10 @@ class MarkedBodies(Bodies):
         self.marked, self.joints, self.categories = marked, marked.joints, marked.classes
         self.problems, self.mended = marked.problems, marked.mended
         self.crops = list(_visible(marked.objects)) if crops is None else crops
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.marked)
 
     def whole(self, picture: int) -> Image.Image:
         return self.marked.picture(picture)

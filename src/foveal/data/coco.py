@@ -87,6 +87,8 @@ def coco(name: str, root: Path | None, skip: bool, keypoints: bool = False) -> t
     if train is not None and val is not None and train.classes != val.classes:
         odd = sorted({*train.classes} ^ {*val.classes}) or ["their order"]
         raise Unreadable(files["val"], "categories", f"they differ from those of {files['train']}: {', '.join(odd)}")
+    if train is not None and val is not None and train.joints != val.joints:
+        raise Unreadable(files["val"], "categories", f"their joints are not those of {files['train']}")
     return train, val
 
 

@@ -401,6 +401,10 @@ class Figures(Bodies):
         ]
         self._last: tuple[int, Figure] | None = None  # a sample asks for the picture and then for its annotation
 
+    @property
+    def num_pictures(self) -> int:
+        return len(self.numbers)
+
     def whole(self, picture: int) -> Image.Image:
         return Image.fromarray(self.figure(picture).picture)
 
