@@ -17,7 +17,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "layers": set(),
     "backbones": {"layers"},
     "bench": set(),
-    "fidelity": {"backbones", "bench", "detection"},
+    "fidelity": {"backbones", "bench", "detection", "keypoints", "segmentation"},
     "data": set(),
     "metrics": {"data"},
     "necks": set(),
@@ -26,7 +26,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "segmentation": {"data", "necks"},
     "tasks": {"data", "detection", "keypoints", "metrics", "necks", "segmentation"},
     "engine": {"tasks"},
-    "recipes": {"engine", "tasks"},
+    "recipes": {"data", "engine", "tasks"},
     "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "tasks"},
 }
 

@@ -11,7 +11,6 @@ from torch import nn
 from foveal.backbones.mat import MATAttention
 from foveal.bench import count_macs
 from foveal.cli import main
-from foveal.detection import build
 from foveal.fidelity import KNOWN, compare, measure
 from foveal.fidelity.reported import REPORTED
 
@@ -134,7 +133,7 @@ def test_emsnet_parameters_agree_by_truncation(comparisons):
     assert missed == {"EMSNet-XTiny", "w/o fusion", "w/o channel splitting"}
 
 
-# Detectors
+# With heads
 
 
 def areas(size: tuple[int, int], strides: list[int]) -> list[int]:
@@ -163,30 +162,61 @@ def mask_rcnn(channels: list[int], size: tuple[int, int]) -> tuple[int, int]:
     return total([*layers, (256 * 80, 80, 100 * 28**2)])
 
 
+def semantic_fpn(channels: list[int], size: tuple[int, int]) -> tuple[int, int]:
+    """The same of mmsegmentation's Semantic FPN, for 150 classes; a norm has two parameters a channel."""
+    positions = areas(size, [4, 8, 16, 32])
+    layers = [(c * 256, 256, n) for c, n in zip(channels, positions)]
+    layers += [(256 * 256 * 9, 256, n) for n in positions]
+    layers += [(256 * 128 * 9, 256, n) for n in positions]
+    layers += [(128 * 128 * 9, 256, n) for n in (positions[1], *positions[1:3])]  # on the way to stride 4
+    return total([*layers, (128 * 150, 150, positions[0])])
+
+
+def upernet(channels: list[int], size: tuple[int, int]) -> tuple[int, int]:
+    """The same of mmsegmentation's UperNet, whose auxiliary head does not run."""
+    positions = areas(size, [4, 8, 16, 32])
+    layers = [(channels[3] * 512, 1024, bins**2) for bins in (1, 2, 3, 6)]
+    layers += [((channels[3] + 2048) * 512 * 9, 1024, positions[3])]
+    layers += [(c * 512, 1024, n) for c, n in zip(channels[:3], positions)]
+    layers += [(512 * 512 * 9, 1024, n) for n in positions[:3]]
+    layers += [(2048 * 512 * 9, 1024, positions[0]), (512 * 150, 150, positions[0])]
+    return total([*layers, (channels[2] * 256 * 9, 512, 0), (256 * 150, 150, 0)])
+
+
+def simple_baseline(channels: list[int], size: tuple[int, int]) -> tuple[int, int]:
+    """The same of SimpleBaseline, for 17 joints; a position before a transposed convolution meets the whole kernel."""
+    positions = areas(size, [32, 16, 8, 4])
+    layers = [(width * 256 * 16, 512, n) for width, n in zip((channels[3], 256, 256), positions)]
+    return total([*layers, (256 * 17, 17, positions[3])])
+
+
 def total(layers: list[tuple[int, int, int]]) -> tuple[int, int]:
     """Parameters and multiply-adds of layers of weights, biases and positions at which the weights are used."""
     return sum(w + b for w, b, _ in layers), sum(w * n for w, _, n in layers)
 
 
-def counted(detector: str, model: str, **args) -> measure.Counted:
+def counted(method: str, model: str, **args) -> nn.Module:
     with torch.device("meta"):
-        return measure.Counted(build(detector, model, 80, **args))
+        return measure.build(method, model, {}, **args)
 
 
 @pytest.mark.parametrize("model", ["emsnet_xxtiny", "mat_2", "partialformer_b1"])
 @pytest.mark.parametrize(
-    ("detector", "closed", "parameters", "macs"),
+    ("method", "closed", "parameters", "macs"),
     [
         ("retinanet", retinanet, 0, 0),
         # torchvision's box regressor and masks have an output for the background, which mmdetection's have not.
         ("mask_rcnn", mask_rcnn, 4 * 1025 + 257, 1000 * 1024 * 4 + 100 * 28**2 * 256),
+        ("semantic_fpn", semantic_fpn, 0, 0),
+        ("upernet", upernet, 0, 0),
+        ("simple_baseline", simple_baseline, 0, 0),
     ],
 )
-def test_detectors_in_closed_form(detector, closed, parameters, macs, model):
-    """What mmdetection's head costs, and what ours costs beyond it; RoIAlign counts nothing."""
+def test_heads_in_closed_form(method, closed, parameters, macs, model):
+    """What the heads of mmdetection and the others cost, and what ours cost beyond them; RoIAlign counts nothing."""
     size = (256, 416)
-    whole = counted(detector, model)
-    backbone = whole.detector.backbone
+    levels = {"retinanet": (1, 2, 3), "simple_baseline": (3,)}.get(method, (0, 1, 2, 3))
+    whole, backbone = counted(method, model), meta(model, features_only=True, out_indices=levels)
     expected = closed(meta(model, features_only=True).feature_info.channels(), size)
     assert measure.parameters(whole) - measure.parameters(backbone) == expected[0] + parameters
     products = [count_macs(module, size).products for module in (whole, backbone)]
@@ -255,14 +285,14 @@ def test_chapter_4_by_a_counter_of_modules(comparisons):
     compared = {(c.table, c.row): c for c in comparisons if c.unit == "G"}
     figures, ours = [], []
     for row in rows:
-        comparison, detector = compared[row.table, row.row], row.detector
+        comparison = compared[row.table, row.row]
         if comparison.note:
             macs = float(comparison.note.removeprefix("printed truncated; ").split(" by a counter")[0])
         else:
-            module = counted(detector, row.model, **row.detector_args) if detector else meta(row.model, **row.args)
+            module = counted(row.method, row.model, **row.method_args)
             macs = padded(module, row.size)
             assert macs == measure.other_macs(module, count_macs(module, row.size), row.size)[0]
-            macs = (macs + (row.head(module.feature_info.channels(), row.size).macs if row.head else 0)) / 1e9
+            macs /= 1e9
         figures.append((row.gmacs, round(macs, 3)))
         ours.append((row.gmacs, comparison.measured))
     assert [macs for _, macs in figures] == [

@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,6 +17,7 @@ from .._errors import UserError
 from ..data import (
     DATASETS,
     FORMATS,
+    IGNORED,
     UNLABELLED,
     BadImage,
     Bodies,
@@ -25,12 +27,15 @@ from ..data import (
     Problem,
     Stream,
     Unreadable,
+    class_map,
     load_parts,
     size_problems,
     write_coco,
 )
+from . import check_unused
 
 Summary: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 
 def main(argv: list[str]) -> int:
@@ -55,7 +60,9 @@ def check(
     /,
     *,
     root: Path | None = None,
-    kind: Literal["detection", "keypoints", "classification"] = "detection",
+    kind: Literal["detection", "keypoints", "segmentation", "classification"] = "detection",
+    ignore_index: int | None = None,
+    reduce_zero_label: bool = False,
     clean: Path | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -64,16 +71,21 @@ def check(
     Args:
         data: a data set's name, a file of annotations or a folder; foveal data lists what there is.
         root: where a named data set lies, or the pictures of a COCO file, or the data of a YAML file.
-        kind: detection reads boxes and masks, and the sizes of the pictures; keypoints also joints; classification
-            decodes every picture.
+        kind: detection reads boxes and masks, and the sizes of the pictures; keypoints also joints; segmentation
+            decodes every picture and mask, classification every picture.
+        ignore_index: for segmentation, the value in masks of pixels that do not count; 255 without it.
+        reduce_zero_label: for segmentation, 0 in masks does not count either, and the first class is 1.
         clean: write all that is right as COCO's annotations into this .json file; for data with a validation part into
             this folder.
         as_json: print one JSON object of problems and summary.
     """
     if clean is not None and clean.exists():
         raise UserError(f"{clean} exists; nothing was overwritten")
-    if clean is not None and kind == "classification":
-        raise UserError("--clean has no effect on data for classification, which has no annotations to write")
+    if clean is not None and kind in ("classification", "segmentation"):
+        raise UserError(f"--clean has no effect on data for {kind}, which has no annotations to write")
+    if kind != "segmentation":
+        given = {"ignore_index": ignore_index, "reduce_zero_label": reduce_zero_label or None}
+        check_unused(given, f"data for {kind}")
     parts: dict[str, Data] = {}
     problems: list[Problem] = []
     mended: list[Problem] = []
@@ -88,6 +100,9 @@ def check(
     for name, part in parts.items():
         if kind == "classification":
             summaries[name], found = _classification(data, part)
+        elif kind == "segmentation":
+            labels = IGNORED if ignore_index is None else ignore_index, reduce_zero_label
+            summaries[name], found = _segmentation(data, part, *labels)
         else:
             mended += getattr(part, "mended", [])
             parts[name], found = _detection(part)
@@ -156,11 +171,7 @@ def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:
     """What is in labelled pictures, and which of them cannot be decoded."""
     problems: list[Problem] = []
     counts = Counter()
-    console = Console(stderr=True)
-    entries = track(
-        _labelled(part), "pictures", len(part), console=console, transient=True, disable=not console.is_terminal
-    )
-    for name, label, error in entries:
+    for name, label, error in _tracked(_labelled(part), len(part)):
         counts[label] += 1
         if error is not None:
             problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
@@ -169,6 +180,33 @@ def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:
         "pictures_without_class": counts[UNLABELLED],
         "classes": {name: counts[label] for label, name in enumerate(part.classes)},
     }, problems
+
+
+def _segmentation(data: str, part: Any, ignore_index: int, reduce_zero_label: bool) -> tuple[Summary, list[Problem]]:
+    """How many pixels of each class there are, and which pictures or masks cannot be used."""
+    problems: list[Problem] = []
+    counts = np.zeros(IGNORED + 1, np.int64)
+    for index in _tracked(range(len(part)), len(part)):
+        name = part.name(index)
+        try:
+            size, mask = part.picture(index).size[::-1], part.annotation(index)["mask"]
+            counts += np.bincount(
+                class_map(mask, size, name, len(part.classes), ignore_index, reduce_zero_label).ravel(),
+                minlength=IGNORED + 1,
+            )
+        except BadImage as error:
+            problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
+    return {
+        "pictures": len(part) - len(problems),
+        "pixels_that_do_not_count": int(counts[IGNORED]),
+        "classes": {name: int(counts[label]) for label, name in enumerate(part.classes)},
+    }, problems
+
+
+def _tracked(entries: Iterable[T], number: int) -> Iterable[T]:
+    """The same, with a bar on a terminal."""
+    console = Console(stderr=True)
+    return track(entries, "pictures", number, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _labelled(part: Data) -> Iterator[tuple[str, int, BadImage | None]]:

@@ -21,7 +21,7 @@ from .image_folder import image_folder
 from .joints import JointAugment, JointTransform, stack_bodies
 from .listing import listing
 from .mask_folder import Masked, hold_out_masked, is_mask_folder, mask_folder
-from .masks import IGNORED, MaskAugment, MaskTransform, stack_masked
+from .masks import IGNORED, MaskAugment, MaskTransform, class_map, stack_masked
 from .scenes import SceneMasks, Scenes, scene_masks, scenes
 from .voc import is_voc, voc
 from .webdataset import webdataset
@@ -60,6 +60,7 @@ __all__ = [
     "Stream",
     "Unreadable",
     "Video",
+    "class_map",
     "decode_image",
     "decode_mask",
     "decoder",

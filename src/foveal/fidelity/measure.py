@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any, TypeVar
 
+import timm
 import torch
 from torch import nn
 
@@ -12,11 +13,14 @@ from ..backbones.emsnet import Propagation
 from ..backbones.mat import MAT, MATAttention
 from ..backbones.partialformer import PartialAttention
 from ..bench import Macs
-from ..detection import Detector
+from ..detection import DETECTORS, Detector
 from ..detection.mask_rcnn import RCNN
+from ..keypoints import ESTIMATORS
+from ..segmentation import SEGMENTERS
 
 T = TypeVar("T", bound=nn.Module)
 
+METHODS = (DETECTORS, 80), (SEGMENTERS, 150), (ESTIMATORS, 17)  # with the classes of COCO, ADE20K, COCO's joints
 BOXES, MASKS = 1000, 100  # on which mmdetection's counter runs the heads of Mask R-CNN
 
 
@@ -31,10 +35,20 @@ class Counted(nn.Module):
 
     def forward(self, images: torch.Tensor) -> None:
         raw = self.detector(images)
-        if isinstance(self.detector, RCNN):
-            self.detector.box_outputs(raw["maps"], [images.new_zeros(BOXES, 4)])
         if self.detector.masks:
             self.detector.mask_outputs(raw["maps"], [images.new_zeros(MASKS, 4)])
+        if isinstance(self.detector, RCNN):
+            self.detector.box_outputs(raw["maps"], [images.new_zeros(BOXES, 4)])
+
+
+def build(method: str, model: str, args: dict[str, Any], **method_args: Any) -> nn.Module:
+    """A timm model with its arguments; in a detector, segmenter or estimator of keypoints if ``method`` names one."""
+    for registry, classes in METHODS:
+        if method in registry:
+            built = registry.build(method, model, classes, backbone_args=args, **method_args)
+            return Counted(built) if isinstance(built, Detector) else built
+    assert not method, method
+    return timm.create_model(model, **args)
 
 
 def parameters(model: nn.Module) -> int:

@@ -3,12 +3,8 @@
 "GFLOPs" in the thesis are multiply-adds. Peers' rows are not here: ``foveal bench`` measures peers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from . import heads
-from .heads import Cost
 
 TABLES = {
     "3.1": "EMSNet variants",
@@ -37,8 +33,6 @@ TABLES = {
     "5.7": "PartialFormer in Semantic FPN and UperNet, 2048x512",
 }
 
-Head = Callable[[list[int], tuple[int, int]], Cost]
-
 
 @dataclass(frozen=True)
 class Reported:
@@ -52,9 +46,8 @@ class Reported:
         model: timm's name of the model.
         args: its further arguments.
         size: (H, W) of the image in pixels.
-        detector: the detector around the model; empty for none.
-        detector_args: its further arguments.
-        head: what else stands on the backbone, in closed form; None for nothing.
+        method: the detector, segmenter or estimator of keypoints around the model; empty for none.
+        method_args: its further arguments.
         note: where the measured figure differs by more than rounding or truncation: why.
     """
 
@@ -65,16 +58,14 @@ class Reported:
     model: str
     args: dict[str, Any] = field(default_factory=dict)
     size: tuple[int, int] = (224, 224)
-    detector: str = ""
-    detector_args: dict[str, Any] = field(default_factory=dict)
-    head: Head | None = None
+    method: str = ""
+    method_args: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
 
 WIDTH = "the printed widths and depths give 2.29 M, and no block that fits the other two variants gives 3.0 M"
 OPEN_3 = "the rest has no explanation"
 PROPOSALS = "depends on the number of proposals, which the thesis does not print (here 1000 boxes, 100 masks)"
-HEAD_4 = "the head's count is not specified; the backbone agrees to the digit (Table 4.3)"
 READING = "reading='text' follows the text; reading='tables' meets this figure but contradicts eq. 5.9"
 DET, SEG = (800, 1280), (512, 2048)
 
@@ -92,14 +83,14 @@ def _emsnet() -> list[Reported]:
     for table, chosen in [("3.1", (0, 1, 2)), ("3.2", (0, 1, 2)), ("3.6", (1,)), ("3.8", (0, 1))]:
         for i in chosen:
             rows.append(Reported(table, *variants[i], note=WIDTH if i == 1 else ""))
-    for table, detector, totals, note in [
+    for table, method, totals, note in [
         ("3.3", "retinanet", {0: ("11.7", "162.1"), 1: ("12.4", "167.9"), 2: ("14.7", "190.3")}, OPEN_3),
         ("3.4", "mask_rcnn", {1: ("23", "186"), 2: ("25", "209")}, PROPOSALS),
     ]:
         for i, (parameters, gmacs) in totals.items():
             name, _, _, model = variants[i]
             why = f"{WIDTH}; {note}" if i == 1 else note
-            rows.append(Reported(table, name, parameters, gmacs, model, size=DET, detector=detector, note=why))
+            rows.append(Reported(table, name, parameters, gmacs, model, size=DET, method=method, note=why))
 
     steps = [
         ("Baseline", "2.09", "0.48", "identity"),
@@ -167,36 +158,26 @@ def _mat() -> list[Reported]:
         ("Bilinear PE", "10.767", "0.666", {}),
     ]:
         rows.append(Reported("4.9", name, p, g, "mat_2", args))
-    for table, detector, args, size, totals, note in [
-        ("4.5", "ssdlite", SSD, (320, 320), {1: ("6.4", "0.8"), 2: ("10.5", "1.5"), 3: ("16.7", "2.3")}, ""),
-        ("4.6", "retinanet", {}, DET, {2: ("18", "164"), 3: ("25", "172"), 4: ("37", "191"), 5: ("58", "217")}, ""),
-        (
-            "4.7",
-            "mask_rcnn",
-            {},
-            DET,
-            {2: ("29", "182"), 3: ("35", "190"), 4: ("47", "209"), 5: ("68", "235")},
-            PROPOSALS,
-        ),
+    for table, method, args, size, totals, note in [
+        ("4.5", "ssdlite", SSD, (320, 320), [("6.4", "0.8"), ("10.5", "1.5"), ("16.7", "2.3")], ""),
+        ("4.6", "retinanet", {}, DET, [("18", "164"), ("25", "172"), ("37", "191"), ("58", "217")], ""),
+        ("4.7", "mask_rcnn", {}, DET, [("29", "182"), ("35", "190"), ("47", "209"), ("68", "235")], PROPOSALS),
+        ("4.8", "semantic_fpn", {}, SEG, [("13", "98"), ("19", "107"), ("31", "127"), ("52", "154")], ""),
     ]:
-        for n, (p, g) in totals.items():
-            around: Any = dict(size=size, detector=detector, detector_args=args)
-            rows.append(Reported(table, f"MAT-{n}", p, g, f"mat_{n}", **around, note=note))
-    for n, (p, g) in enumerate([("13", "98"), ("19", "107"), ("31", "127"), ("52", "154")], start=2):
-        args = dict(features_only=True)
-        around = dict(size=SEG, head=heads.semantic_fpn, note=HEAD_4)
-        rows.append(Reported("4.8", f"MAT-{n}", p, g, f"mat_{n}", args, **around))
+        around: Any = dict(size=size, method=method, method_args=args, note=note)
+        for n, (p, g) in enumerate(totals, start=1 if table == "4.5" else 2):
+            rows.append(Reported(table, f"MAT-{n}", p, g, f"mat_{n}", **around))
     return rows
 
 
 def _partialformer() -> list[Reported]:
     rows = []
 
-    def row(table: str, name: str, b: int, p: str, g: str, head: Head | None = None, **around: Any):
+    def row(table: str, name: str, b: int, p: str, g: str, **around: Any):
         for reading in ("text", "tables"):
-            args = dict(reading=reading) | (dict(features_only=True) if head else {})
+            args = dict(reading=reading)
             full = f"{name}PartialFormer-B{b}" + (" (reading=tables)" if reading == "tables" else "")
-            rows.append(Reported(table, full, p, g, f"partialformer_b{b}", args, head=head, note=READING, **around))
+            rows.append(Reported(table, full, p, g, f"partialformer_b{b}", args, note=READING, **around))
 
     totals = [("5.3", "0.4"), ("8.2", "0.7"), ("21.1", "1.9"), ("36.1", "3.4"), ("64.5", "6.8")]
     for b, (p, g) in enumerate(totals):
@@ -205,21 +186,17 @@ def _partialformer() -> list[Reported]:
         row("5.2", "", b, p, g)
     row("5.3", "", 3, "36", "3.4")
     row("5.3", "", 4, "64", "6.8")
-    for name, detector, figures in [
-        ("RetinaNet ", "retinanet", [("16", "167"), ("29", "196"), ("44", "230")]),
-        ("Mask R-CNN ", "mask_rcnn", [("26", "185"), ("39", "214"), ("54", "248")]),
+    for name, table, method, size, figures in [
+        ("RetinaNet ", "5.4", "retinanet", DET, [("16", "167"), ("29", "196"), ("44", "230")]),
+        ("Mask R-CNN ", "5.4", "mask_rcnn", DET, [("26", "185"), ("39", "214"), ("54", "248")]),
+        ("", "5.6", "simple_baseline", (256, 192), [("9.8", "1.7"), ("23.0", "2.9"), ("38.4", "4.4")]),
+        ("Semantic FPN ", "5.7", "semantic_fpn", SEG, [("10.8", "101.8"), ("23.5", "131.3"), ("38.4", "166.6")]),
+        ("UperNet ", "5.7", "upernet", SEG, [("34.8", "856.3"), ("48.6", "886.9"), ("64.5", "923.2")]),
     ]:
         for b, (p, g) in enumerate(figures, start=1):
-            row("5.4", name, b, p, g, size=DET, detector=detector)
+            row(table, name, b, p, g, size=size, method=method)
     for b, (p, g) in enumerate([("5.0", "0.9"), ("8.0", "1.5")]):
-        row("5.5", "", b, p, g, size=(320, 320), detector="ssdlite", detector_args=SSD)
-    for name, table, head, size, figures in [
-        ("", "5.6", heads.simple_baseline, (256, 192), [("9.8", "1.7"), ("23.0", "2.9"), ("38.4", "4.4")]),
-        ("Semantic FPN ", "5.7", heads.semantic_fpn, SEG, [("10.8", "101.8"), ("23.5", "131.3"), ("38.4", "166.6")]),
-        ("UperNet ", "5.7", heads.upernet, SEG, [("34.8", "856.3"), ("48.6", "886.9"), ("64.5", "923.2")]),
-    ]:
-        for b, (p, g) in enumerate(figures, start=1):
-            row(table, name, b, p, g, head, size=size)
+        row("5.5", "", b, p, g, size=(320, 320), method="ssdlite", method_args=SSD)
     return rows
 
 

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 
 from ..bench import count_macs
-from ..detection import build
 from . import measure
-from .heads import Cost
 from .reported import REPORTED, TABLES, Reported
 
 
@@ -40,7 +37,6 @@ class Comparison:
     note: str
 
 
-CLASSES = 80  # of COCO
 SECTION = "5.3.3"  # prints the cost of one attention module in its text
 KNOWN = {**TABLES, SECTION: "one attention module at 56x56, d = 64, h = 8"}
 
@@ -55,14 +51,12 @@ def compare(table: str | None = None) -> Iterator[Comparison]:
 
 
 def _compare(row: Reported) -> Iterable[Comparison]:
-    chosen = tuple(row.args.items()), row.size, row.detector, tuple(row.detector_args.items())
-    cost, other, channels = _measure(row.model, *chosen)
-    head = Cost(0, 0) if row.head is None else row.head(channels, row.size)
-    more = "" if other is None else f"{(other[0] + head.macs) / 1e9:.3f} {other[1]}"
-    cost += head
+    chosen = tuple(row.args.items()), row.size, row.method, tuple(row.method_args.items())
+    parameters, macs, other = _measure(row.model, *chosen)
+    more = "" if other is None else f"{other[0] / 1e9:.3f} {other[1]}"
     return (
-        _comparison(row.table, row.row, "parameters", "M", row.parameters, cost.parameters / 1e6, row.note),
-        _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, cost.macs / 1e9, row.note, more),
+        _comparison(row.table, row.row, "parameters", "M", row.parameters, parameters / 1e6, row.note),
+        _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, macs / 1e9, row.note, more),
     )
 
 
@@ -71,23 +65,17 @@ def _measure(
     model: str,
     args: tuple[tuple[str, Any], ...],
     size: tuple[int, int],
-    detector: str,
-    detector_args: tuple[tuple[str, Any], ...],
-) -> tuple[Cost, tuple[int, str] | None, list[int]]:
-    """Cost, ``measure.other_macs``, and the channels of a backbone's pyramid.
+    method: str,
+    method_args: tuple[tuple[str, Any], ...],
+) -> tuple[int, int, tuple[int, str] | None]:
+    """Parameters, multiply-adds and ``measure.other_macs``.
 
     The model stands on the meta device, where the operators of a forward pass have shapes and take no time.
     """
-    built: Any
     with torch.device("meta"):
-        if detector:
-            built = measure.Counted(build(detector, model, CLASSES, backbone_args=dict(args), **dict(detector_args)))
-        else:
-            built = timm.create_model(model, **dict(args))
+        built = measure.build(method, model, dict(args), **dict(method_args))
     macs = count_macs(built, size)
-    cost = Cost(measure.parameters(built), measure.thesis_macs(built, macs, size))
-    channels = [] if detector else [info["num_chs"] for info in built.feature_info]
-    return cost, measure.other_macs(built, macs, size), channels
+    return measure.parameters(built), measure.thesis_macs(built, macs, size), measure.other_macs(built, macs, size)
 
 
 def _comparison(
