@@ -59,7 +59,7 @@ def test_a_recipe_goes_to_json_and_back(name):
 
 
 def test_number_of_recipes():
-    assert len(RECIPES) == 22
+    assert len(RECIPES) == 23
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -138,6 +138,18 @@ def test_the_detection_recipes_say_what_the_thesis_says():
         milestones.step()
     ends = [learning_rate(run, (step + 0.5) / steps, steps) for step in (8 * steps - 1, 8 * steps, 11 * steps)]
     assert ends == pytest.approx([1e-4, 1e-5, 1e-6])
+
+
+def test_the_keypoint_recipe_says_what_the_thesis_and_the_cited_works_say():
+    """Table 5.6 and SimpleBaseline's code, mmpose's schedule of PVT and Swin."""
+    run = RECIPES["partialformer_simple_baseline_210e"]()
+    task, optim = run.task, run.optim
+    assert (task.max_size, task.image_size, task.estimator_args) == (256, 192, {"decoding": "quarter"})
+    assert (task.augment.rotation, task.augment.scale, task.augment.hflip, task.flip_test) == (40, 0.3, 0.5, True)
+    assert (run.epochs, run.batch_size * run.accumulate, optim.opt, optim.lr) == (210, 512, "adamw", 5e-4)
+    steps = 300
+    ends = [learning_rate(run, (step + 0.5) / steps, steps) for step in (0, 500, 170 * steps, 200 * steps)]
+    assert ends == pytest.approx([1e-6, 5e-4, 5e-5, 5e-6], abs=1e-6)
 
 
 def test_differences_are_named_field_by_field():

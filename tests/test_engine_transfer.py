@@ -13,13 +13,14 @@ from torch import nn
 from foveal.cli import main
 from foveal.data import Batches, load_data
 from foveal.detection import DETECTORS
+from foveal.keypoints import ESTIMATORS
 from foveal.metrics.coco import CocoAP
 from foveal.necks import Registry
 from foveal.segmentation import SEGMENTERS
 from foveal.tasks import load_detector
 from runs import execute, execute_all, lines, same, state, weights
 
-DATA = "scenes:24x64"
+FIGURES = {"scenes:24x64": "figures:15x64", "scenes:16x64": "figures:10x64"}  # as many bodies, or one more
 NARROW = {"channels": 64}
 FEW_BOXES = {"rpn_post_nms_top_n_train": 32, "rpn_post_nms_top_n_test": 32, "box_batch_size_per_image": 16}
 SMALL = {  # arguments that make the large ones fast
@@ -38,6 +39,7 @@ SMALL = {  # arguments that make the large ones fast
     },
     "semantic_fpn": {"pyramid_channels": 32, "channels": 16},
     "upernet": {"channels": 32, "auxiliary_channels": 16},
+    "simple_baseline": {"channels": 32},
 }
 ALL_BOXES = {"rpn_batch_size_per_image": 10_000, "box_batch_size_per_image": 10_000}
 DROP_NOTHING = {"dropout": 0.0}
@@ -51,7 +53,13 @@ PLAIN = {  # that nothing is drawn
 KINDS: dict[str, tuple[str, Registry]] = {  # the task of each model, and where it is found
     **dict.fromkeys(DETECTORS, ("detection", DETECTORS)),
     **dict.fromkeys(SEGMENTERS, ("segmentation", SEGMENTERS)),
+    **dict.fromkeys(ESTIMATORS, ("keypoints", ESTIMATORS)),
 }
+
+
+def data_for(name: str, scenes: str) -> str:
+    """What a model is trained on where others are on some scenes."""
+    return FIGURES[scenes] if name in ESTIMATORS else scenes
 
 
 def small_run(name: str, out: Path, *extra: str) -> list[str]:
@@ -62,7 +70,7 @@ def small_run(name: str, out: Path, *extra: str) -> list[str]:
         *_run(name, out, SMALL.get(name, {})),
         *model,
         "--data",
-        "scenes:16x64",
+        data_for(name, "scenes:16x64"),
         "--batch-size",
         "4",
         *extra,
@@ -80,7 +88,7 @@ def _run(name: str, out: Path, args: dict) -> list[str]:
     size = ["--image-size", "64", "--max-size", "80", "--epochs", "2", "--warmup-epochs", "0.5", "--ema-decay", "0.9"]
     kind, registry = KINDS[name]
     names = [f"--{registry.kind}", name, f"--{registry.kind}-args", json.dumps(args)]
-    return [f"quickstart_{kind}", *names, *size, "--data", DATA, "--out", str(out)]
+    return [f"quickstart_{kind}", *names, *size, "--data", data_for(name, "scenes:24x64"), "--out", str(out)]
 
 
 # Resumption
@@ -180,8 +188,9 @@ def nearly_same(one: Path, other: Path) -> None:
 
 
 def test_what_depends_on_the_batch():
-    assert len(KINDS) == 11
-    assert [name for name in KINDS if depends_on_the_batch(name)] == ["ssdlite", "semantic_fpn", "upernet"]
+    assert len(KINDS) == 12
+    dependent = [name for name in KINDS if depends_on_the_batch(name)]
+    assert dependent == ["ssdlite", "semantic_fpn", "upernet", "simple_baseline"]
 
 
 def test_frozen_batch_norm_makes_two_processes_equal_one(tmp_path):
@@ -225,7 +234,7 @@ def test_a_compiled_model_learns_the_same(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_frozen_stays(name, tmp_path):
     kind, registry = KINDS[name]
-    classes = load_data("scenes:16x64", kind=kind)[0].classes
+    classes = load_data(data_for(name, "scenes:16x64"), kind=kind)[0].classes
     before = registry.build(name, "test_mat", len(classes), **SMALL.get(name, {})).state_dict()
     save_file(before, tmp_path / "start.safetensors")
     extra = ["--frozen-stages", "1", "--frozen-bn", "--weights", str(tmp_path / "start.safetensors"), "--epochs", "1"]

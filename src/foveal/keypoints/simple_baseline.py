@@ -34,7 +34,7 @@ class SimpleBaseline(Estimator):
         """``heatmaps`` [B, K, ceil(H / 4), ceil(W / 4)]."""
         (x,) = self.backbone(images)
         h, w = (-(-side // STRIDE) for side in images.shape[2:])
-        return {"heatmaps": self.heatmaps(self.deconvs(x))[..., :h, :w]}
+        return {"heatmaps": self.heatmaps(self.deconvs(x)[..., :h, :w])}
 
 
 class DeconvNormReLU(nn.Sequential):

@@ -17,7 +17,7 @@ from .coco import (
     partialformer_ssdlite_1x,
 )
 from .detection import quickstart_detection
-from .keypoints import quickstart_keypoints
+from .keypoints import partialformer_simple_baseline_210e, quickstart_keypoints
 from .quickstart import quickstart
 from .segmentation import quickstart_segmentation
 from .thesis import emsnet_in1k, mat_in1k, partialformer_in1k
@@ -48,5 +48,6 @@ RECIPES: dict[str, Callable[[], Run]] = {
         partialformer_semantic_fpn_80k,
         partialformer_upernet_160k,
         quickstart_keypoints,
+        partialformer_simple_baseline_210e,
     )
 }
