@@ -10,7 +10,6 @@ import torch
 
 from foveal._errors import UserError
 from foveal.data import load_data
-from foveal.data._bodies import truth
 from foveal.data.figures import BODIES, INSIDE, JOINTS, SKELETON, VISIBLE, compose, figures, pose
 
 NUMBERS = [0, 1, 3, 17, 99]
@@ -62,7 +61,7 @@ def test_samples_are_bodies():
     assert target["truth"]["image_id"] == 1
     assert len(target["truth"]["boxes"]) == 2
     assert train.picture(2).tobytes() == train.picture(1).tobytes() == train.pictures.picture(1).tobytes()
-    assert [*target["truth"]] == [*truth(objects)]
+    assert [*target["truth"]] == [*train.truth(1)]
 
 
 @pytest.mark.parametrize("name", ["figures:60", "figures:24x300"])

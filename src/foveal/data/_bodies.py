@@ -65,6 +65,12 @@ class Bodies(Pictures):
     def objects(self, picture: int) -> Objects:
         """All bodies of a picture, with ``keypoints``."""
 
+    def truth(self, picture: int) -> dict[str, Any]:
+        """What evaluation needs of a picture: ``image_id``, and of all of its bodies ``boxes`` [n, 4], ``labels``,
+        ``crowd``, ``area`` [n], ``keypoints`` [n, K, 3]."""
+        names = ("image_id", "boxes", "labels", "crowd", "area", "keypoints")
+        return {name: getattr(self.objects(picture), name) for name in names}
+
     def __len__(self) -> int:
         return len(self.crops)
 
@@ -92,7 +98,8 @@ class Bodies(Pictures):
         """
         crop = self.crops[index]
         objects = self.objects(crop.picture)
-        target: dict[str, Any] = {"index": index, "body": crop.body, "score": crop.score, "truth": truth(objects)}
+        target: dict[str, Any] = {"index": index, "body": crop.body, "score": crop.score}
+        target["truth"] = self.truth(crop.picture)
         if crop.body is None:
             return {"target": target | {"box": torch.tensor(crop.box, dtype=torch.float), "label": crop.label}}
         body, keypoints = crop.body, target["truth"]["keypoints"]
@@ -132,10 +139,3 @@ def _visible(pictures: Iterable[Objects]) -> Iterable[Crop]:
         if objects.keypoints is not None:
             there = (objects.keypoints[:, :, 2] > 0).any(1) & ~objects.crowd
             yield from (Crop(picture, int(body)) for body in np.flatnonzero(there))
-
-
-def truth(objects: Objects) -> dict[str, Any]:
-    """What evaluation needs of a picture: ``image_id``, and of all of its bodies ``boxes`` [n, 4], ``labels``,
-    ``crowd``, ``area`` [n], ``keypoints`` [n, K, 3]."""
-    names = ("image_id", "boxes", "labels", "crowd", "area", "keypoints")
-    return {name: getattr(objects, name) for name in names}

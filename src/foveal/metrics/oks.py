@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..data import Joints
-from .coco import coco_library, evaluated, percentages
+from .coco import DECIMALS, coco_library, evaluated, percentages
 
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APm": 3, "APl": 4, "AR": 5}  # places in COCO's summary
 CONFIDENT = 0.2  # scores of joints above it make up that of a body (Xiao et al., 2018, their code)
@@ -43,7 +43,7 @@ class OksAP:
         self._evaluated: Any = None
 
     def expect(self, truth: dict[str, Any]) -> None:
-        """Add a picture whose bodies are to be found, as ``data.truth`` gives it; a second time changes nothing."""
+        """Add a picture whose bodies are to be found, as ``Bodies.truth`` gives it; a second time changes nothing."""
         self._evaluated = None
         self.truths[truth["image_id"]] = truth
 
@@ -87,6 +87,20 @@ class OksAP:
         """
         total, number = self.similar
         return [100 * float(a / n) if n else float("nan") for a, n in zip(total, number)]
+
+    def results(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """What is predicted as COCO's results JSON has it: x, y and score of each joint, and the score of a body.
+
+        Args:
+            category_ids: how the data numbers each kind of body.
+        """
+        entries = []
+        for image_id in self.found:
+            for entry in self.kept(image_id):
+                kind = {"image_id": image_id, "category_id": category_ids[entry["category_id"]]}
+                keypoints = [round(value, DECIMALS) for value in entry["keypoints"]]
+                entries.append(kind | {"keypoints": keypoints, "score": entry["score"]})
+        return entries
 
     def kept(self, image_id: int | str) -> list[dict[str, Any]]:
         """What is predicted in a picture, as COCO's results without their picture, in the order of the data."""
