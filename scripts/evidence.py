@@ -1,10 +1,11 @@
 """Every detector, or segmenter, with one of our backbones and two peers, on the built-in scenes: docs/evidence.md.
 
-    python scripts/evidence.py detection|segmentation [--seeds N] [--epochs N] [--jobs N] [--minutes N] [--FLAG VALUE ...]
+    python scripts/evidence.py detection|segmentation [--seeds N] [--epochs N] [--jobs N] [--minutes N]
 
 Runs the quick start's recipe from random weights for each model, backbone and seed, all of one seed before the next,
-several at once, until all are done or the time is up; other flags are those of foveal train. It prints a table of the last epoch's figures: the mean over
-seeds, and their spread. Figures are also appended to DIR/results.jsonl, from which a second call goes on.
+several at once, until all are done or the time is up; other flags are those of foveal train. It prints a table of the
+last epoch's figures: the mean over seeds, and their spread. Figures are also appended to results.jsonl in the folder
+of --out, from which a second call goes on.
 """
 
 import argparse
