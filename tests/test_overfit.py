@@ -1,13 +1,16 @@
-"""Every detector learns eight scenes by heart. Slow: ``pytest -m slow tests/test_overfit.py``."""
+"""Every detector and segmenter learns eight scenes by heart. Slow: ``pytest -m slow tests/test_overfit.py``."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from foveal.data import BoxAugment, load_data
+from foveal.data import load_data
 from foveal.detection import DETECTORS
-from foveal.tasks import DetectionArgs
+from foveal.segmentation import SEGMENTERS
+from foveal.tasks import BoxAugment, DetectionArgs, MaskAugment, SegmentationArgs
+from foveal.tasks._transfer import TransferArgs
 
 FEW_BOXES = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100, "box_batch_size_per_image": 16}
 SMALL = {"num_queries": 16, "embed_dim": 128, "num_encoder_layers": 2, "num_decoder_layers": 3, "dim_feedforward": 256}
@@ -23,19 +26,12 @@ SETTINGS = {  # arguments that make detectors small, anchors as small as the gar
 BACKBONE = dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8])
 
 
-def overfit(detector: str, steps: int = 200, lr: float = 2e-3, show: int = 0, **detector_args) -> dict[str, float]:
-    """AP of the eight pictures that a detector is trained on, in percent."""
-    args = DetectionArgs(
-        model="partialformer_b0",
-        model_args=BACKBONE,
-        detector=detector,
-        detector_args=detector_args,
-        image_size=128,
-        max_size=160,
-        augment=BoxAugment(hflip=0),
-    )
-    data, _ = load_data("scenes:8", kind="detection")
-    task = args.build(data.classes)
+COMMON: dict[str, Any] = dict(model="partialformer_b0", model_args=BACKBONE, image_size=128, max_size=160)
+
+
+def overfit(args: TransferArgs, data: Any, steps: int = 200, lr: float = 2e-3) -> dict[str, float]:
+    """The metric's figures, in percent, of the pictures that a model is trained on."""
+    task = args.build(data)
     batches = {}
     for train in (True, False):
         transform = task.transform(train)
@@ -47,22 +43,32 @@ def overfit(detector: str, steps: int = 200, lr: float = 2e-3, show: int = 0, **
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()
-        parts = task(batches[True])
-        parts["loss"].backward()
+        task(batches[True])["loss"].backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
-        if show and (step + 1) % show == 0:
-            print(step + 1, {k: round(v.item(), 4) for k, v in parts.items()}, average_precision(task, batches[False]))
-    return average_precision(task, batches[False])
-
-
-def average_precision(task, batch: dict) -> dict[str, float]:
     metric = task.eval().metric()
-    metric.update(task.predict(batch), batch)
+    metric.update(task.predict(batches[False]), batches[False])
     return metric.compute()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_a_detector_learns_eight_pictures_by_heart(detector):
-    assert overfit(detector, **SETTINGS.get(detector, {}))["AP50"] > 95
+    settings = dict(SETTINGS.get(detector, {}))
+    learning = {name: settings.pop(name) for name in ("steps", "lr") if name in settings}
+    args = DetectionArgs(**COMMON, detector=detector, detector_args=settings, augment=BoxAugment(hflip=0))
+    data, _ = load_data("scenes:8", kind="detection")
+    assert overfit(args, data, **learning)["AP50"] > 95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+def test_a_segmenter_learns_eight_pictures_by_heart(segmenter):
+    args = SegmentationArgs(
+        **COMMON,
+        segmenter=segmenter,
+        segmenter_args={"dropout": 0.0, "channels": 64},
+        augment=MaskAugment(scale=(1, 1), max_class_share=1, hflip=0, photometric=False),
+    )
+    data, _ = load_data("scenes:8", kind="segmentation")
+    assert overfit(args, data, steps=400, lr=2e-3)["mIoU"] > 95
