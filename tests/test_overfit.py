@@ -65,7 +65,7 @@ def test_a_detector_learns_eight_pictures_by_heart(detector):
 @pytest.mark.parametrize("segmenter", SEGMENTERS)
 def test_a_segmenter_learns_eight_pictures_by_heart(segmenter):
     args = SegmentationArgs(
-        **COMMON,
+        **COMMON | dict(image_size=160),  # a crop of the whole picture
         segmenter=segmenter,
         segmenter_args={"dropout": 0.0, "channels": 64},
         augment=MaskAugment(scale=(1, 1), max_class_share=1, hflip=0, photometric=False),
