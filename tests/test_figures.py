@@ -10,11 +10,10 @@ import torch
 
 from foveal._errors import UserError
 from foveal.data import load_data
-from foveal.data._bodies import truth
 from foveal.data.figures import BODIES, INSIDE, JOINTS, SKELETON, VISIBLE, compose, figures, pose
 
 NUMBERS = [0, 1, 3, 17, 99]
-DIGEST = ""
+DIGEST = "8588d6afc0c8541010f217eb32e4ee43de4ebbb6dd7baf24f425884a3f9e4878"
 
 
 def digest(part: int, numbers: list[int]) -> dict[int, str]:
@@ -24,7 +23,7 @@ def digest(part: int, numbers: list[int]) -> dict[int, str]:
         objects = data.objects(number)
         assert objects.keypoints is not None
         assert objects.segmentations is not None
-        content = [np.asarray(data.whole(number)), objects.keypoints, objects.boxes, *objects.segmentations]
+        content = [np.asarray(data.pictures.picture(number)), objects.keypoints, objects.boxes, *objects.segmentations]
         found[number] = hashlib.sha256(b"".join(array.tobytes() for array in content)).hexdigest()
     return found
 
@@ -61,8 +60,8 @@ def test_samples_are_bodies():
     assert (target["index"], target["score"], target["label"]) == (2, 1.0, 0)
     assert target["truth"]["image_id"] == 1
     assert len(target["truth"]["boxes"]) == 2
-    assert train.picture(2).tobytes() == train.picture(1).tobytes() == train.whole(1).tobytes()
-    assert [*target["truth"]] == [*truth(objects)]
+    assert train.picture(2).tobytes() == train.picture(1).tobytes() == train.pictures.picture(1).tobytes()
+    assert [*target["truth"]] == [*train.truth(1)]
 
 
 @pytest.mark.parametrize("name", ["figures:60", "figures:24x300"])
@@ -72,7 +71,7 @@ def test_boxes_joints_and_masks_agree(name):
     for picture in range(len(data.numbers)):
         objects, (H, W) = data.objects(picture), data.size
         masks = np.stack(objects.segmentations)
-        assert data.whole(picture).size == (W, H)
+        assert data.pictures.picture(picture).size == (W, H)
         assert masks.sum(0).max() == 1, "two bodies share a pixel"
         assert len(masks) == BODIES[data.numbers[picture] % 4]
         for mask, box, area, keypoints in zip(masks, objects.boxes, objects.area, objects.keypoints, strict=True):
@@ -91,7 +90,7 @@ def test_boxes_joints_and_masks_agree(name):
             assert on[keypoints[marked, 2] == 2].all(), "a joint that is seen is on its body"
             seen += np.bincount(keypoints[:, 2].astype(int), minlength=3)
     shares = seen / seen.sum()
-    assert 0.02 < shares[0] < 0.25  # out of the picture
+    assert 0.01 < shares[0] < 0.25  # out of the picture
     assert 0.1 < shares[1] < 0.4  # hidden
     assert shares[2] > 0.5
 

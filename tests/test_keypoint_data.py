@@ -103,7 +103,8 @@ def test_detection_reads_the_same_file_without_joints(folder):
 
 def test_boxes_of_a_detector(folder):
     data = bodies(store(folder, content()))
-    found = MarkedBodies(data.marked, [Crop(2, None, (1.0, 2.0, 9.0, 8.0), 1, 0.5), Crop(0, None, (0, 0, 5, 5))])
+    found = data.at([Crop(2, None, (1.0, 2.0, 9.0, 8.0), 1, 0.5), Crop(0, None, (0, 0, 5, 5))])
+    assert (len(found), len(data)) == (2, 3)
     target = found.annotation(0)["target"]
     assert target["box"].tolist() == [1, 2, 9, 8]
     assert (target["label"], target["score"], target["index"]) == (1, 0.5, 0)

@@ -52,6 +52,7 @@ def make(seed: int, joints: Joints, pictures: int = 14) -> tuple[list[dict], lis
             targets.append(
                 dict(
                     index=len(targets),
+                    body=body,
                     box=torch.from_numpy(truth["boxes"][body]).float(),
                     label=int(truth["labels"][body]),
                     score=float(np.round(rng.uniform(0.1, 1), 1)),
@@ -178,7 +179,7 @@ def body(keypoints: list, **more: Any) -> dict:
     points = np.array(keypoints, float).reshape(1, -1, 3)
     truth = dict(image_id=1, boxes=np.array([[0, 0, 100, 50.0]]), labels=np.array([0]), crowd=np.array([False]))
     truth |= dict(area=np.array([2500.0]), keypoints=points) | more
-    return dict(index=0, box=torch.tensor([0, 0, 100, 50.0]), label=0, score=1.0, truth=truth)
+    return dict(index=0, body=0, box=torch.tensor([0, 0, 100, 50.0]), label=0, score=1.0, truth=truth)
 
 
 def found(keypoints: list, scores: list) -> dict:
@@ -193,6 +194,17 @@ def test_by_hand():
     assert figures["AP50"] == figures["AP75"] == 100
     assert figures["APm"] == figures["AP"] == figures["AR"]
     assert math.isnan(figures["APl"])
+
+
+def test_joints_by_hand():
+    metric, first = OksAP(THREE), body([10, 10, 2, 40, 20, 1, 0, 0, 0])
+    metric.update([found([[10, 10], [50, 20], [3, 99]], [0.5] * 3)], batch([first]))
+    metric.update([found([[99, 99], [40, 20], [3, 99]], [0.5] * 3)], batch([first | {"index": 1}]))
+    metric.update([found([[0, 0]] * 3, [0.5] * 3)], batch([first | {"index": 2, "body": None}]))  # a detector's box
+    head, hand, foot = metric.per_joint()
+    assert head == pytest.approx(50)
+    assert hand == pytest.approx(100 * (1 + math.exp(-0.5)) / 2)
+    assert math.isnan(foot)
 
 
 def test_the_score_is_that_of_the_box_times_the_mean_of_confident_joints():
@@ -234,6 +246,7 @@ def test_two_processes_equal_one():
         merged.merge(pickle.loads(pickle.dumps(part.state())))
         last = merged.compute()
     assert last == expected
+    assert merged.per_joint() == pytest.approx(measured(targets, predictions, JOINTS).per_joint())
     assert parts[0].compute()["AP"] != expected["AP"]  # and merging left the parts as they were
     assert sum(map(len, parts[0].found.values())) == len(targets[::2])
     merged.reset()

@@ -1,12 +1,15 @@
 """Predictions drawn into a picture."""
 
 import colorsys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
+
+DOUBTFUL = 0.2  # score of a joint below which it is not drawn
 
 
 def draw_objects(picture: Image.Image, found: dict[str, torch.Tensor], classes: list[str]) -> Image.Image:
@@ -63,3 +66,28 @@ def colour(label: int) -> tuple[int, int, int]:
     """Of a class; those of neighbours are far apart, for hues advance by the golden ratio."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85 if label % 2 else 0.65, 1 if label % 3 else 0.8)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_bodies(
+    picture: Image.Image, found: list[dict[str, torch.Tensor]], skeleton: Sequence[tuple[int, int]]
+) -> Image.Image:
+    """A copy of an RGB picture with the joints of bodies, and lines between them.
+
+    A body has one colour. Lines and dots grow with the picture; joints whose score is below 0.2 are left out.
+
+    Args:
+        found: for each body ``keypoints`` [K, 2] in pixels and ``scores`` [K]; what comes first covers the rest.
+        skeleton: pairs of joints that lines connect.
+    """
+    image, size = pil_to_tensor(picture), min(picture.size)
+    for number, body in reversed([*enumerate(found)]):
+        image = draw_keypoints(
+            image,
+            body["keypoints"].round()[None],
+            connectivity=[*skeleton],
+            colors=colour(number),
+            radius=max(1, round(size / 150)),
+            width=max(1, round(size / 250)),
+            visibility=(body["scores"] >= DOUBTFUL)[None],
+        )
+    return to_pil_image(image)

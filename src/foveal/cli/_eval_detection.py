@@ -17,7 +17,7 @@ from ..bench import Setting, environment
 from ..data import Batches, decoder, load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
 from ..tasks import DetectorModel, load_detector
-from ._pictures import WORST, percent, plain, read_batches
+from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
 
@@ -39,7 +39,7 @@ def evaluate_detector(
     """Print average precision; arguments are those of the command."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     if save_predictions is not None:
-        _check_file(save_predictions)
+        check_json(save_predictions)
     detector = load_detector(model, device=device, precision=precision)
     pictures: Any = load_split(data, root, kind="detection", skip=on_bad_image == "skip")
     place = torch.tensor(detector.positions(pictures.classes))
@@ -61,10 +61,7 @@ def evaluate_detector(
     rate = len(metric.pictures) / (time.monotonic() - started)
     classes = _classes(detector, metric, counts, category_ids)
     if save_predictions is not None:
-        try:
-            save_predictions.write_text(json.dumps(results))
-        except OSError as error:
-            raise UserError(f"cannot write {save_predictions}: {error.strerror}") from None
+        write_json(results, save_predictions)
     if as_json:
         answer: dict[str, Any] = dict(model=model, data=data, metrics=plain(metrics), images_per_second=rate)
         answer |= dict(left_out=left_out, skipped=skipped, classes=[plain(row) for row in classes])
@@ -86,16 +83,6 @@ def evaluate_detector(
     if save_predictions is not None:
         print(f"{len(results)} predictions: {save_predictions}")
     return 0
-
-
-def _check_file(file: Path) -> None:
-    """Raise UserError unless predictions can be written to a file; it must not be there, for it may be the data."""
-    if file.suffix != ".json":
-        raise UserError(f"cannot write {file}: expected a .json file")
-    if not file.parent.is_dir():
-        raise UserError(f"cannot write {file}: no such folder")
-    if file.exists():
-        raise UserError(f"{file} exists; nothing was overwritten")
 
 
 def _classes(

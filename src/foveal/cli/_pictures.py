@@ -1,5 +1,6 @@
 """Pictures that a command is given."""
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -106,3 +107,21 @@ def save(picture: Image.Image, file: Path) -> None:
         picture.save(file, quality=95)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write {file}: {first_line(error)}") from None
+
+
+def check_json(file: Path) -> None:
+    """Raise UserError unless predictions can be written to a file; it must not be there, for it may be the data."""
+    if file.suffix != ".json":
+        raise UserError(f"cannot write {file}: expected a .json file")
+    if not file.parent.is_dir():
+        raise UserError(f"cannot write {file}: no such folder")
+    if file.exists():
+        raise UserError(f"{file} exists; nothing was overwritten")
+
+
+def write_json(content: Any, file: Path) -> None:
+    """Write predictions; raises UserError."""
+    try:
+        file.write_text(json.dumps(content))
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from None

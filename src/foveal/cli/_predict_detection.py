@@ -42,8 +42,31 @@ def predict_objects(
     drawings = [] if out is None else new_files(files, out, KNOWN)
     detector = load_detector(model, device=device)
     make_folders(drawings)
-    look = partial(_look, detector, threshold, as_json)
-    table, console = Table("file", "objects"), Console(stderr=True)
+    look_at(files, drawings, partial(_look, detector, threshold, as_json), "objects", on_bad_image, as_json)
+    if not as_json and out is not None:
+        print(f"drawn in {out}")
+    return 0
+
+
+def look_at(
+    files: Sequence[tuple[Path, Path]],
+    drawings: Sequence[Path],
+    look: Callable,
+    what: str,
+    on_bad_image: Literal["stop", "skip"],
+    as_json: bool,
+) -> None:
+    """Look at pictures and videos, and print a table of what is in them.
+
+    Args:
+        files: their paths, and those within their folders.
+        drawings: where what is found is drawn; none for nowhere.
+        look: from a picture, what its JSON object says of its origin, and whether to draw, to names and scores of what
+            is in it, and the picture, drawn into or not.
+        what: it looks for.
+        as_json: no table, for ``look`` prints JSON objects.
+    """
+    table, console = Table("file", what), Console(stderr=True)
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
         for number, (path, _) in enumerate(progress.track(files, description="files")):
             drawing = drawings[number] if drawings else None
@@ -56,9 +79,6 @@ def predict_objects(
                 table.add_row(str(path), found or "none")
     if not as_json:
         Console(highlight=False, markup=False).print(table)
-        if out is not None:
-            print(f"drawn in {out}")
-    return 0
 
 
 def _look(

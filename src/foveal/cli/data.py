@@ -105,8 +105,9 @@ def check(
             summaries[name], found = _segmentation(data, part, *labels)
         else:
             mended += getattr(part, "mended", [])
-            parts[name], found = _detection(part)
-            summaries[name] = _objects(parts[name])
+            part, found = _detection(part)
+            parts[name], bodies = part, isinstance(part, Bodies)
+            summaries[name] = _objects(part.pictures if bodies else part) | (_joints(part) if bodies else {})
         problems += found
     written = _write(clean, parts) if clean is not None and parts else []
     if as_json:
@@ -132,39 +133,41 @@ def _detection(part: Data) -> tuple[Data, list[Problem]]:
 
 def _objects(part: Any) -> Summary:
     """What is in pictures with objects."""
-    counts, joints, num_crowd, num_empty, num_masks, num_unmarked = Counter(), Counter(), 0, 0, 0, 0
+    counts, num_crowd, num_empty, num_masks = Counter(), 0, 0, 0
     boxes: list[tuple[float, list[float], str]] = []  # smallest and largest: area, width and height, picture
-    bodies = isinstance(part, Bodies)
-    num_pictures = part.num_pictures if bodies else len(part)
-    for index in range(num_pictures):
-        target = vars(part.objects(index)) if bodies else part.annotation(index)["target"]
-        name = part.whole_name(index) if bodies else part.name(index)
+    for index in range(len(part)):
+        target = part.annotation(index)["target"]
         counts.update(target["labels"].tolist())
         num_crowd += int(target["crowd"].sum())
         num_empty += not len(target["labels"])
         num_masks += sum(mask is not None for mask in target["segmentations"] or [])
         sides = (target["boxes"][:, 2:] - target["boxes"][:, :2]).tolist()
-        boxes += [(w * h, [round(w, 2), round(h, 2)], name) for w, h in sides]
+        boxes += [(w * h, [round(w, 2), round(h, 2)], part.name(index)) for w, h in sides]
         boxes = [min(boxes), max(boxes)] if boxes else []
-        if bodies and len(target["labels"]):
-            marked = target["keypoints"][:, :, 2] > 0
-            joints.update(marked.nonzero()[1].tolist())
-            num_unmarked += int((~marked.any(1) & ~target["crowd"]).sum())
     smallest, largest = ({"size": box[1], "picture": box[2]} for box in boxes) if boxes else (None, None)
-    found = {
-        "pictures": num_pictures,
+    return {
+        "pictures": len(part),
         "pictures_without_objects": num_empty,
         "objects": counts.total(),
         "objects_with_mask": num_masks,
         "crowd": num_crowd,
         "smallest_box": smallest,
         "largest_box": largest,
-        "classes": {name: counts[label] for label, name in enumerate(part.categories if bodies else part.classes)},
+        "classes": {name: counts[label] for label, name in enumerate(part.classes)},
     }
-    if bodies:
-        found["objects_without_marked_joint"] = num_unmarked  # not trained on, and ignored in evaluation
-        found["joints"] = {name: joints[place] for place, name in enumerate(part.classes)}
-    return found
+
+
+def _joints(part: Bodies) -> Summary:
+    """How often each joint is marked, and how many objects have none, which are ignored."""
+    joints, num_unmarked = Counter(), 0
+    for picture in range(len(part.pictures)):
+        objects = part.objects(picture)
+        if objects.keypoints is not None:
+            marked = objects.keypoints[:, :, 2] > 0
+            joints.update(marked.nonzero()[1].tolist())
+            num_unmarked += int((~marked.any(1) & ~objects.crowd).sum())
+    counts = {name: joints[place] for place, name in enumerate(part.classes)}
+    return {"objects_without_marked_joint": num_unmarked, "joints": counts}
 
 
 def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:

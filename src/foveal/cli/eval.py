@@ -10,6 +10,7 @@ from ..tasks import AS_TRAINED, AT_ONCE, Preprocessing, Views, kind_of
 from . import changed, check_device, check_unused
 from ._eval_classification import evaluate_classifier
 from ._eval_detection import evaluate_detector
+from ._eval_keypoints import evaluate_keypoints
 from ._eval_segmentation import evaluate_segmenter
 
 
@@ -24,6 +25,7 @@ def evaluate(
     *,
     data: str,
     root: Path | None = None,
+    boxes: str | None = None,
     labels: Path | None = None,
     preprocessing: Preprocessing = AS_TRAINED,
     batch_size: int | None = None,
@@ -37,13 +39,14 @@ def evaluate(
     on_bad_image: Literal["stop", "skip"] = "stop",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
-    """Accuracy and calibration of a classifier, COCO's average precision of a detector, mean IoU of a segmenter.
+    """Accuracy and calibration of a classifier, mean IoU of a segmenter, COCO's average precision of other models.
 
     Args:
         model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
             an .onnx file.
         data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
         root: where a named data set lies, or the pictures of a COCO file.
+        boxes: the folder of a run of a detector, whose boxes a keypoint estimator looks at; the marked ones without it.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class
             index or name, also behind the picture's name), or ImageNet-ReaL's real.json. Of a classifier.
         batch_size: pictures at once; without it 64 of a classifier, and 8 of others.
@@ -51,8 +54,8 @@ def evaluate(
         device: as torch names it.
         precision: bf16 runs under autocast.
         confusion: draw the confusion matrix of a classifier into this PNG, SVG or PDF file.
-        save_predictions: write what a detector finds into this .json file, as COCO's results.
-        per_class: list every class.
+        save_predictions: write what a detector or a keypoint estimator finds into this .json file, as COCO's results.
+        per_class: list every class, or every joint.
         on_bad_image: stop at a picture that cannot be read and at annotations that are wrong, or skip and list them.
         as_json: print one JSON object of metrics, classes, settings and environment, and of a classifier's confusions.
     """
@@ -65,11 +68,15 @@ def evaluate(
     common |= dict(device=check_device(device), precision=precision)
     common |= dict(per_class=per_class, on_bad_image=on_bad_image, as_json=as_json)
     of_classifiers = {"labels": labels, "confusion": confusion} | changed(preprocessing)
+    if kind == "keypoints":
+        check_unused(of_classifiers | changed(views), "a keypoint estimator")
+        return evaluate_keypoints(model, boxes=boxes, save_predictions=save_predictions, **common)
+    of_keypoints = {"boxes": boxes}
     if kind == "detection":
-        check_unused(of_classifiers | changed(views), "a detector")
+        check_unused(of_classifiers | of_keypoints | changed(views), "a detector")
         return evaluate_detector(model, save_predictions=save_predictions, **common)
     if kind == "segmentation":
-        check_unused(of_classifiers | {"save_predictions": save_predictions}, "a segmenter")
+        check_unused(of_classifiers | of_keypoints | {"save_predictions": save_predictions}, "a segmenter")
         return evaluate_segmenter(model, views=views, **common)
-    check_unused({"save_predictions": save_predictions} | changed(views), "a classifier")
+    check_unused(of_keypoints | {"save_predictions": save_predictions} | changed(views), "a classifier")
     return evaluate_classifier(model, labels=labels, preprocessing=preprocessing, confusion=confusion, **common)

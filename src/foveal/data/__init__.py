@@ -15,7 +15,7 @@ from ._video import VIDEO_SUFFIXES, Video, new_video
 from .boxes import BoxAugment, BoxTransform, stack_marked
 from .coco import coco, coco_keypoints, is_coco, is_coco_keypoints, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
-from .figures import Figures, figures
+from .figures import Figures, figures, whole_figures
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
 from .joints import JointAugment, JointTransform, stack_bodies
@@ -120,11 +120,14 @@ def _rootless(read: Callable[[str], Parts], takers: str = "fashion, fashion-mnis
 
 TAKERS = "the pictures of a COCO file and the data of a YAML file"
 _scenes, _scene_masks = _rootless(scenes, TAKERS), _rootless(scene_masks, TAKERS)
-_figures = _rootless(figures, TAKERS)
+_figures, _whole_figures = _rootless(figures, TAKERS), _rootless(whole_figures, TAKERS)
 
 DATASETS: dict[str, dict[str, Callable[[Path | None], Parts]]] = {  # by kind
     "classification": {"fashion": _fashion, "fashion-mnist": _fashion_mnist},
-    "detection": {"scenes": lambda root: _scenes("scenes", root, False)},
+    "detection": {
+        "scenes": lambda root: _scenes("scenes", root, False),
+        "figures": lambda root: _whole_figures("figures", root, False),
+    },
     "segmentation": {"scenes": lambda root: _scene_masks("scenes", root, False)},
     "keypoints": {"figures": lambda root: _figures("figures", root, False)},
 }
@@ -138,6 +141,7 @@ FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
     ],
     "detection": [
         Format("scenes:COUNT, scenes:COUNTxHEIGHT", lambda name: name.startswith("scenes:"), _scenes),
+        Format("figures:COUNT, figures:COUNTxHEIGHT", lambda name: name.startswith("figures:"), _whole_figures),
         Format("COCO .json, annotations/instances_*.json, train/_annotations.coco.json", is_coco, coco),
         Format("YOLO .yaml, data.yaml", is_yolo, yolo),
         Format("Pascal VOC Annotations/", is_voc, voc),

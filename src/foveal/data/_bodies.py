@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ._objects import Marked, Objects, hold_out_marked
+from ._objects import Marked, Objects, Problem, hold_out_marked
 from ._pictures import Pictures
 from ._skeleton import Joints
 
@@ -39,12 +40,16 @@ class Bodies(Pictures):
     Attributes:
         joints: what is marked on each.
         categories: names of the kinds of bodies.
+        category_ids: how the data numbers them; results are written with these numbers.
         crops: where each sample looks.
+        problems: as those of ``Marked``.
     """
 
     joints: Joints
     categories: list[str]
+    category_ids: list[int]
     crops: Sequence[Crop]
+    problems: Sequence[Problem] = ()
 
     @property
     def classes(self) -> list[str]:
@@ -53,30 +58,34 @@ class Bodies(Pictures):
 
     @property
     @abstractmethod
-    def num_pictures(self) -> int:
-        """Number of pictures, with those without a body."""
-
-    @abstractmethod
-    def whole(self, picture: int) -> Image.Image:
-        """A picture in RGB; raises BadImage."""
-
-    @abstractmethod
-    def whole_name(self, picture: int) -> str:
-        """What messages call it."""
+    def pictures(self) -> Pictures:
+        """The pictures with all of their objects, as data for detection."""
 
     @abstractmethod
     def objects(self, picture: int) -> Objects:
         """All bodies of a picture, with ``keypoints``."""
 
+    def truth(self, picture: int) -> dict[str, Any]:
+        """What evaluation needs of a picture: ``image_id``, and of all of its bodies ``boxes`` [n, 4], ``labels``,
+        ``crowd``, ``area`` [n], ``keypoints`` [n, K, 3]."""
+        names = ("image_id", "boxes", "labels", "crowd", "area", "keypoints")
+        return {name: getattr(self.objects(picture), name) for name in names}
+
     def __len__(self) -> int:
         return len(self.crops)
 
     def picture(self, index: int) -> Image.Image:
-        return self.whole(self.crops[index].picture)
+        return self.pictures.picture(self.crops[index].picture)
 
     def name(self, index: int) -> str:
         crop = self.crops[index]
-        return f"{self.whole_name(crop.picture)}, {f'box {index}' if crop.body is None else f'body {crop.body}'}"
+        return f"{self.pictures.name(crop.picture)}, {f'box {index}' if crop.body is None else f'body {crop.body}'}"
+
+    def at(self, crops: Sequence[Crop]) -> "Bodies":
+        """The same pictures, looked at elsewhere."""
+        other = copy(self)
+        other.crops = crops
+        return other
 
     def annotation(self, index: int) -> dict[str, Any]:
         """{"target": what is known of a body and its picture}.
@@ -84,14 +93,15 @@ class Bodies(Pictures):
         Returns:
             "box" [4] (x1, y1, x2, y2) in pixels; "keypoints" [K, 3]: x and y in pixels, 0 being the middle of the first
             one, and 0 where a joint is not marked, 1 where it is hidden, 2 where it is seen; without them for a box
-            that a detector found; "label", place of its kind in ``categories``; "score" of the box; "index"; and
-            "truth", see ``truth``.
+            that a detector found; "body" and "score" of the crop; "label", place of its kind in ``categories``;
+            "index"; and "truth", see ``truth``.
         """
         crop = self.crops[index]
         objects = self.objects(crop.picture)
-        target: dict[str, Any] = {"index": index, "score": crop.score, "label": crop.label, "truth": truth(objects)}
+        target: dict[str, Any] = {"index": index, "body": crop.body, "score": crop.score}
+        target["truth"] = self.truth(crop.picture)
         if crop.body is None:
-            return {"target": target | {"box": torch.tensor(crop.box, dtype=torch.float)}}
+            return {"target": target | {"box": torch.tensor(crop.box, dtype=torch.float), "label": crop.label}}
         body, keypoints = crop.body, target["truth"]["keypoints"]
         target |= {"box": torch.from_numpy(objects.boxes[body]).float(), "label": int(objects.labels[body])}
         return {"target": target | {"keypoints": torch.from_numpy(keypoints[body]).float()}}
@@ -101,25 +111,19 @@ class MarkedBodies(Bodies):
     """Bodies in pictures that lie in files.
 
     Args:
-        marked: the pictures and their objects, with joints.
-        crops: where samples look; without them at every body of which a joint is marked, crowds excepted.
+        marked: the pictures and their objects, with joints. Samples look at every body of which a joint is marked,
+            crowds excepted.
     """
 
-    def __init__(self, marked: Marked, crops: Sequence[Crop] | None = None):
+    def __init__(self, marked: Marked):
         assert marked.joints is not None
         self.marked, self.joints, self.categories = marked, marked.joints, marked.classes
-        self.problems, self.mended = marked.problems, marked.mended
-        self.crops = list(_visible(marked.objects)) if crops is None else crops
+        self.category_ids, self.problems, self.mended = marked.category_ids, marked.problems, marked.mended
+        self.crops = list(_visible(marked.objects))
 
     @property
-    def num_pictures(self) -> int:
-        return len(self.marked)
-
-    def whole(self, picture: int) -> Image.Image:
-        return self.marked.picture(picture)
-
-    def whole_name(self, picture: int) -> str:
-        return self.marked.name(picture)
+    def pictures(self) -> Marked:
+        return self.marked
 
     def objects(self, picture: int) -> Objects:
         return self.marked.objects[picture]
@@ -135,10 +139,3 @@ def _visible(pictures: Iterable[Objects]) -> Iterable[Crop]:
         if objects.keypoints is not None:
             there = (objects.keypoints[:, :, 2] > 0).any(1) & ~objects.crowd
             yield from (Crop(picture, int(body)) for body in np.flatnonzero(there))
-
-
-def truth(objects: Objects) -> dict[str, Any]:
-    """What evaluation needs of a picture: ``image_id``, and of all of its bodies ``boxes`` [n, 4], ``labels``,
-    ``crowd``, ``area`` [n], ``keypoints`` [n, K, 3]."""
-    names = ("image_id", "boxes", "labels", "crowd", "area", "keypoints")
-    return {name: getattr(objects, name) for name in names}

@@ -51,6 +51,17 @@ class Objects:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def target(self) -> dict[str, Any]:
+        """As a detector takes them; see ``Marked.annotation``."""
+        return {
+            "boxes": torch.from_numpy(self.boxes).float().view(-1, 4),
+            "labels": torch.from_numpy(self.labels).long(),
+            "crowd": torch.from_numpy(self.crowd).bool(),
+            "area": torch.from_numpy(self.area).float(),
+            "segmentations": self.segmentations,
+            "image_id": self.image_id,
+        }
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -138,17 +149,7 @@ class Marked(Pictures):
 
     def annotation(self, index: int) -> dict[str, Any]:
         """{"target": ``boxes`` [n, 4], ``labels``, ``crowd``, ``area`` [n], ``segmentations``, ``image_id``}."""
-        objects = self.objects[index]
-        return {
-            "target": {
-                "boxes": torch.from_numpy(objects.boxes).float().view(-1, 4),
-                "labels": torch.from_numpy(objects.labels).long(),
-                "crowd": torch.from_numpy(objects.crowd).bool(),
-                "area": torch.from_numpy(objects.area).float(),
-                "segmentations": objects.segmentations,
-                "image_id": objects.image_id,
-            }
-        }
+        return {"target": self.objects[index].target()}
 
     @property
     def has_masks(self) -> bool:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from PIL import Image
 
 from .._errors import UserError
 from ._bodies import Bodies, Crop
-from ._objects import Objects
-from ._pictures import VAL_SHARE
+from ._objects import Objects, Problem
+from ._pictures import VAL_SHARE, Pictures
 from ._skeleton import Joints, pairs_of_sides, usual_sigmas
 from .boxes import tight
 from .scenes import Garments, background, garments_of_parts
@@ -393,7 +394,7 @@ class Figures(Bodies):
 
     def __init__(self, material: Garments, size: tuple[int, int], part: int, numbers: Sequence[int]):
         self.material, self.size, self.part, self.numbers = material, size, part, numbers
-        self.categories = ["person"]
+        self.categories, self.category_ids = ["person"], [1]
         self.crops = [
             Crop(picture, body)
             for picture, number in enumerate(numbers)
@@ -402,14 +403,8 @@ class Figures(Bodies):
         self._last: tuple[int, Figure] | None = None  # a sample asks for the picture and then for its annotation
 
     @property
-    def num_pictures(self) -> int:
-        return len(self.numbers)
-
-    def whole(self, picture: int) -> Image.Image:
-        return Image.fromarray(self.figure(picture).picture)
-
-    def whole_name(self, picture: int) -> str:
-        return f"figure {self.numbers[picture]}"
+    def pictures(self) -> "WholeFigures":
+        return WholeFigures(self)
 
     def objects(self, picture: int) -> Objects:
         figure = self.figure(picture)
@@ -433,6 +428,39 @@ class Figures(Bodies):
             last = number, compose(self.material, self.size, BODIES[number % len(BODIES)], rng)
             self._last = last
         return last[1]
+
+
+class WholeFigures(Pictures):
+    """Figures as data for detection: all bodies of a picture, with boxes and masks.
+
+    Args:
+        figures: the pictures.
+    """
+
+    has_masks = True
+    problems: Sequence[Problem] = ()
+
+    def __init__(self, figures: Figures):
+        self.figures, self.classes, self.category_ids = figures, figures.categories, figures.category_ids
+
+    def __len__(self) -> int:
+        return len(self.figures.numbers)
+
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self.figures.figure(index).picture)
+
+    def name(self, index: int) -> str:
+        return f"figure {self.figures.numbers[index]}"
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        """As that of ``Marked``; ``segmentations`` are bool arrays [H, W], ``image_id`` is the figure's number."""
+        return {"target": self.figures.objects(index).target()}
+
+
+def whole_figures(name: str) -> tuple[WholeFigures, WholeFigures]:
+    """``figures`` as data for detection; arguments and errors are the same."""
+    train, val = figures(name)
+    return train.pictures, val.pictures
 
 
 def figures(name: str) -> tuple[Figures, Figures]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..data import Joints
-from .coco import coco_library, evaluated, percentages
+from .coco import DECIMALS, coco_library, evaluated, percentages
 
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APm": 3, "APl": 4, "AR": 5}  # places in COCO's summary
 CONFIDENT = 0.2  # scores of joints above it make up that of a body (Xiao et al., 2018, their code)
@@ -38,11 +38,12 @@ class OksAP:
 
     def reset(self) -> None:
         self.truths: dict[int | str, dict[str, Any]] = {}  # by the id of a picture
+        self.similar = np.zeros((2, len(self.joints)))  # sum and number of the similarities of marked joints
         self.found: dict[int | str, list[dict[str, Any]]] = {}  # likewise: results of COCO, "index" and "area"
         self._evaluated: Any = None
 
     def expect(self, truth: dict[str, Any]) -> None:
-        """Add a picture whose bodies are to be found, as ``data.truth`` gives it; a second time changes nothing."""
+        """Add a picture whose bodies are to be found, as ``Bodies.truth`` gives it; a second time changes nothing."""
         self._evaluated = None
         self.truths[truth["image_id"]] = truth
 
@@ -64,6 +65,8 @@ class OksAP:
             entry["keypoints"] = torch.cat([keypoints, scores[:, None]], dim=1).flatten().tolist()
             entry["score"] = target["score"] * sum(confident) / max(1, len(confident))
             self.found.setdefault(target["truth"]["image_id"], []).append(entry)
+            if target["body"] is not None:
+                self._compare(keypoints.double().numpy(), target["truth"], target["body"])
 
     def compute(self) -> dict[str, float]:
         """{"AP": percent, ...}; nan where there is nothing to find, as of everything before the first picture."""
@@ -77,6 +80,28 @@ class OksAP:
             self._evaluated = evaluated(pictures, objects, found, labels, "keypoints", kpt_oks_sigmas=sigmas)
         return percentages(self._evaluated, FIGURES)
 
+    def per_joint(self) -> list[float]:
+        """Mean similarity of each joint to where it is marked, in percent; nan where it never is.
+
+        Of bodies whose own boxes were given; for those of a detector it is nan.
+        """
+        total, number = self.similar
+        return [100 * float(a / n) if n else float("nan") for a, n in zip(total, number)]
+
+    def results(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """What is predicted as COCO's results JSON has it: x, y and score of each joint, and the score of a body.
+
+        Args:
+            category_ids: how the data numbers each kind of body.
+        """
+        entries = []
+        for image_id in self.found:
+            for entry in self.kept(image_id):
+                kind = {"image_id": image_id, "category_id": category_ids[entry["category_id"]]}
+                keypoints = [round(value, DECIMALS) for value in entry["keypoints"]]
+                entries.append(kind | {"keypoints": keypoints, "score": entry["score"]})
+        return entries
+
     def kept(self, image_id: int | str) -> list[dict[str, Any]]:
         """What is predicted in a picture, as COCO's results without their picture, in the order of the data."""
         entries = sorted(self.found.get(image_id, []), key=lambda entry: entry["index"])
@@ -84,17 +109,24 @@ class OksAP:
             entries = [entries[place] for place in sorted(suppressed(entries, self.joints.sigmas))]
         return [{name: entry[name] for name in ("category_id", "keypoints", "score")} for entry in entries]
 
-    def state(self) -> tuple[dict, dict]:
+    def state(self) -> tuple[dict, dict, np.ndarray]:
         """What another process needs for ``merge``."""
-        return self.truths, self.found
+        return self.truths, self.found, self.similar
 
-    def merge(self, state: tuple[dict, dict]) -> None:
+    def merge(self, state: tuple[dict, dict, np.ndarray]) -> None:
         """Add what another process has seen."""
-        truths, found = state
+        truths, found, similar = state
         self._evaluated = None
         self.truths = self.truths | truths
-        merged = {number: self.found.get(number, []) + found.get(number, []) for number in self.found | found}
-        self.found = merged
+        self.found = {number: self.found.get(number, []) + found.get(number, []) for number in self.found | found}
+        self.similar = self.similar + similar
+
+    def _compare(self, found: np.ndarray, truth: dict[str, Any], body: int) -> None:
+        """Add how similar the joints [K, 2] of a body are to its own."""
+        own = truth["keypoints"][body]
+        marked = own[:, 2] > 0
+        similar = similarities(own[:, :2], found[None], np.array([truth["area"][body]]), self.joints.sigmas)[0]
+        self.similar += np.stack([np.where(marked, similar, 0), marked])
 
     def _objects(self) -> list[dict[str, Any]]:
         """As annotations of COCO."""
@@ -121,13 +153,13 @@ def suppressed(entries: Sequence[dict[str, Any]], sigmas: Sequence[float]) -> li
         best, *rest = order
         kept.append(best)
         others = np.array(rest, dtype=np.int64)
-        similar = similarity(keypoints[best], keypoints[others], (areas[best] + areas[others]) / 2, sigmas)
-        order = others[similar <= SAME].tolist()
+        similar = similarities(keypoints[best], keypoints[others], (areas[best] + areas[others]) / 2, sigmas)
+        order = others[similar.mean(1) <= SAME].tolist()
     return kept
 
 
-def similarity(one: np.ndarray, others: np.ndarray, area: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
-    """OKS of a body [K, 2] with others [n, K, 2] of areas [n]."""
+def similarities(one: np.ndarray, others: np.ndarray, area: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
+    """Of each joint of a body [K, 2] with those of others [n, K, 2], for areas [n]: [n, K], whose mean is OKS."""
     variances = (2 * np.asarray(sigmas)) ** 2
     squares = ((others - one) ** 2).sum(2)
-    return np.exp(-squares / variances / (area[:, None] + np.spacing(1)) / 2).mean(1)
+    return np.exp(-squares / variances / (area[:, None] + np.spacing(1)) / 2)

@@ -1,0 +1,136 @@
+"""``foveal eval`` of a keypoint estimator."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .._errors import UserError, some
+from ..bench import Setting, environment
+from ..data import Batches, Crop, decoder, load_split
+from ..metrics import OksAP
+from ..metrics.oks import FIGURES
+from ..tasks import KeypointModel, load_detector, load_keypoints
+from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
+
+
+def evaluate_keypoints(
+    model: str,
+    *,
+    data: str,
+    root: Path | None,
+    boxes: str | None,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    save_predictions: Path | None,
+    per_class: bool,
+    on_bad_image: Literal["stop", "skip"],
+    as_json: bool,
+) -> int:
+    """Print average precision by OKS; arguments are those of the command."""
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    if save_predictions is not None:
+        check_json(save_predictions)
+    keypoints = load_keypoints(model, device=device, precision=precision)
+    bodies: Any = load_split(data, root, kind="keypoints", skip=on_bad_image == "skip")
+    place = torch.tensor(keypoints.positions(bodies.classes))
+    metric, skipped = OksAP(bodies.joints, suppress=boxes is not None), []
+    common: dict[str, Any] = dict(batch_size=batch_size, workers=workers)
+    started = time.monotonic()
+    if boxes is not None:
+        detector = load_detector(boxes, device=device, precision=precision)
+        kinds = [bodies.categories.index(name) if name in bodies.categories else None for name in detector.classes]
+        if all(kind is None for kind in kinds):
+            known = f"{some(detector.classes, 4)}; the data has {some(bodies.categories, 4)}"
+            raise UserError(f"{boxes} finds no bodies of the data: it finds {known}")
+        crops, numbers = [], {bodies.pictures.name(i): i for i in range(len(bodies.pictures))}
+        with Batches(bodies.pictures, detector.transform(), stack=detector.stack, **common) as batches:
+            for batch in read_batches(batches, skipped, on_bad_image):
+                for name, found in zip(batch["name"], detector.predict(batch), strict=True):
+                    crops += found_crops(found, numbers[name], kinds)
+                    metric.expect(bodies.truth(numbers[name]))
+        bodies = bodies.at(crops)
+    with Batches(bodies, keypoints.transform(), stack=keypoints.stack, **common) as batches:
+        for batch in read_batches(batches, skipped, on_bad_image):
+            found = keypoints.predict(batch)
+            metric.update([{name: value[place] for name, value in body.items()} for body in found], batch)
+    if not metric.truths:
+        raise UserError(f"{data} has no picture that could be read")
+    metrics = metric.compute() | {"pictures": len(metric.truths), "boxes": sum(map(len, metric.found.values()))}
+    rate = metrics["boxes"] / (time.monotonic() - started)
+    joints: list[dict[str, Any]] = [
+        {"joint": name, "similarity": value} for name, value in zip(bodies.classes, metric.per_joint(), strict=True)
+    ]
+    left_out = [str(problem) for problem in bodies.problems]
+    results = metric.results(bodies.category_ids)
+    if save_predictions is not None:
+        write_json(results, save_predictions)
+    if as_json:
+        answer: dict[str, Any] = dict(model=model, data=data, metrics=plain(metrics), boxes_per_second=rate)
+        answer |= dict(left_out=left_out, skipped=skipped, joints=[plain(row) for row in joints])
+        names = ("image_size", "max_size", "flip_test")
+        answer |= dict(
+            preprocessing={name: keypoints.config[name] for name in names},
+            settings=settings,
+            environment=environment(Setting(device=device)) | {"decoder": decoder()},
+        )
+        print(json.dumps(answer))
+        return 0
+    for message in left_out:
+        print(f"left out: {message}", file=sys.stderr)
+    for message in skipped:
+        print(f"skipped: {message}", file=sys.stderr)
+    _show(keypoints, metrics, rate, boxes)
+    if boxes is None:  # else nobody knows which body a box is of
+        _show_joints(joints, per_class)
+    if save_predictions is not None:
+        print(f"{len(results)} predictions: {save_predictions}")
+    return 0
+
+
+def found_crops(found: dict[str, torch.Tensor], picture: int, kinds: list[int | None]) -> list[Crop]:
+    """Where to look in a picture in which a detector has found something.
+
+    Args:
+        kinds: for each of the detector's classes the kind of body that it is, if it is one.
+    """
+    crops = []
+    for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist()):
+        kind, (x1, y1, x2, y2) = kinds[label], box
+        if kind is not None and x2 > x1 and y2 > y1:
+            crops.append(Crop(picture, None, tuple(box), kind, score))
+    return crops
+
+
+def _show(keypoints: KeypointModel, metrics: dict[str, Any], rate: float, boxes: str | None) -> None:
+    table = Table("", "keypoints %", box=SIMPLE_HEAD, pad_edge=False)
+    for name in FIGURES:
+        table.add_row(name, percent(metrics[name]))
+    console = Console(highlight=False)
+    console.print(table)
+    height, width = keypoints.config["max_size"], keypoints.config["image_size"]
+    source = "as they are marked" if boxes is None else f"found by {boxes}"
+    for line in (
+        f"{metrics['pictures']} pictures, {metrics['boxes']} boxes {source}; {rate:.1f} boxes/s with reading",
+        f"{keypoints.name}: {len(keypoints.classes)} joints, {height}x{width} px",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_joints(joints: list[dict[str, Any]], every: bool) -> None:
+    """All joints, or those that are found worst."""
+    seen = [row for row in joints if not math.isnan(row["similarity"])]
+    title = "joints" if every else "worst joints"
+    table = Table("joint", "similarity %", title=title, title_justify="left", box=SIMPLE_HEAD)
+    for row in joints if every else sorted(seen, key=lambda row: row["similarity"])[:WORST]:
+        table.add_row(row["joint"], percent(row["similarity"]))
+    Console(highlight=False, markup=False).print(table)
