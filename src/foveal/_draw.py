@@ -73,7 +73,8 @@ def draw_bodies(
 ) -> Image.Image:
     """A copy of an RGB picture with the joints of bodies, and lines between them.
 
-    A body has one colour. Lines and dots grow with the picture; joints whose score is below 0.2 are left out.
+    Lines are white, dots have a colour for each body, and both grow with the picture. Joints whose score is below 0.2
+    are left out.
 
     Args:
         found: for each body ``keypoints`` [K, 2] in pixels and ``scores`` [K]; what comes first covers the rest.
@@ -81,13 +82,8 @@ def draw_bodies(
     """
     image, size = pil_to_tensor(picture), min(picture.size)
     for number, body in reversed([*enumerate(found)]):
-        image = draw_keypoints(
-            image,
-            body["keypoints"].round()[None],
-            connectivity=[*skeleton],
-            colors=colour(number),
-            radius=max(1, round(size / 150)),
-            width=max(1, round(size / 250)),
-            visibility=(body["scores"] >= DOUBTFUL)[None],
-        )
+        places, seen = body["keypoints"].round()[None], (body["scores"] >= DOUBTFUL)[None]
+        width, radius = max(1, round(size / 250)), max(1, round(size / 150))
+        image = draw_keypoints(image, places, [*skeleton], visibility=seen, width=width, radius=0)
+        image = draw_keypoints(image, places, colors=colour(number), visibility=seen, radius=radius)  # over the lines
     return to_pil_image(image)
