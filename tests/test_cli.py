@@ -119,6 +119,12 @@ def test_predict_prints_a_table(trained, pictures):
     assert all(f"{name} " in answer.out for name in COLOURS)
 
 
+def test_predict_takes_folders(trained, pictures):
+    answer = foveal_command("predict", trained.run, pictures / "blue", pictures / "red" / "00.png", "--json")
+    named = [json.loads(line)["picture"] for line in answer.out.splitlines()]
+    assert named == [*map(str, sorted((pictures / "blue").iterdir())), str(pictures / "red" / "00.png")]
+
+
 def test_training_is_deterministic(trained, pictures, tmp_path):
     losses = [line["loss"] for line in metrics(trained.run)]
     for seed, same in [(0, True), (1, False)]:
@@ -258,7 +264,8 @@ def test_misread_options(place, capsys, args):
     [
         ("nowhere.png", "cannot read picture nowhere.png: no such file"),
         ("file.txt", "cannot read picture file.txt: not a picture"),
-        ("flat", "cannot read picture flat: "),
+        ("flat", "flat has no file that ends in .bmp, "),
+        ("--threshold 0.5 --out new good/red/00.png", "--threshold, --out: no effect on a classifier"),
         ("--top 0 good/red/00.png", "top must be at least 1"),
         ("", "no picture given"),
     ],

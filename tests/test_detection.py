@@ -238,7 +238,7 @@ def test_fpn(extra, levels):
         (dict(name="retinanett", backbone="test_mat"), "nearest: retinanet"),
         (dict(name="retinanet", backbone="mat_22"), "nearest: mat_2"),
         (dict(name="retinanet", backbone="vit_tiny_patch16_224"), "strides \\[8, 16, 32\\] are needed"),
-        (dict(name="retinanet", backbone="test_mat", num_classes=0), "a class or more"),
+        (dict(name="retinanet", backbone="test_mat", num_classes=0), "num-classes must be 1 or more"),
         (dict(name="retinanet", backbone="test_mat", wrong=1), "unexpected keyword argument 'wrong'"),
         (dict(name="retinanet", backbone="test_mat", frozen_stages=5), "frozen-stages must be 0 to 4"),
         (dict(name="retinanet", backbone="test_mat", backbone_args={"wrong": 1}), "test_mat does not run"),

@@ -13,7 +13,7 @@ from torchvision.ops import masks_to_boxes
 
 from foveal._errors import UserError
 from foveal.data.fashion_mnist import BUILT_IN, fashion_mnist
-from foveal.data.scenes import CUT, Garments, compose, scenes
+from foveal.data.scenes import CUT, Garments, compose, scene_masks, scenes
 
 NUMBERS = [0, 1, 17, 199]
 DIGEST = "e384eb522dc54609da6e5e8a9305adbbb6e9508d94fcc6af6950477eb8874bb2"
@@ -62,7 +62,8 @@ def test_parts_show_other_garments():
 
 @pytest.mark.parametrize("name", ["scenes:100", "scenes:100x200"])
 def test_boxes_and_masks_agree(name):
-    data = scenes(name)[0]
+    data, semantics = scenes(name)[0], scene_masks(name)[0]
+    assert semantics.classes == ["background", *data.classes]
     counts, labels = set(), set()
     for index in range(60):
         target = data.annotation(index)["target"]
@@ -74,7 +75,7 @@ def test_boxes_and_masks_agree(name):
         assert torch.equal(target["area"], masks.flatten(1).sum(1).float())
         assert target["labels"].dtype == torch.int64
         assert not target["crowd"].any()
-        semantic = data.semantic(index)
+        semantic = semantics.annotation(index)["mask"]
         assert semantic.dtype == np.uint8
         assert np.array_equal(semantic, (masks * (target["labels"] + 1)[:, None, None]).sum(0).numpy())
         counts.add(len(masks))

@@ -2,15 +2,16 @@
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import torch
 
 from .._errors import UserError, first_line, unknown
 
 COMMANDS = {
-    "train": "train a classifier; without arguments a small one on built-in pictures",
-    "eval": "accuracy, calibration and confusion of a model on labelled pictures",
-    "predict": "label pictures with a trained model",
+    "train": "train a classifier or a detector; without arguments a small one on built-in pictures",
+    "eval": "how good a model is on labelled pictures: accuracy, or average precision",
+    "predict": "label pictures, or find objects in pictures and videos",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
     "bench": "cost and speed of several models side by side",
@@ -46,3 +47,10 @@ def check_device(name: str) -> str:
         what = f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...)"
         raise UserError(f"{what}: {first_line(error)}") from None
     return name
+
+
+def check_unused(given: dict[str, Any], kind: str) -> None:
+    """Raise UserError for options, by their names, that are given and that a kind of model has no use for."""
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if flags:
+        raise UserError(f"{', '.join(flags)}: no effect on {kind}")

@@ -1,31 +1,16 @@
-"""``foveal eval MODEL --data D [--labels FILE] [--json]``"""
+"""``foveal eval MODEL --data D [--per-class] [--json]``"""
 
-import json
-import math
-import re
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from .._errors import UserError, first_line
-from ..bench import Setting, environment
-from ..data import SUFFIXES, UNLABELLED, Batches, Data, OnImage, Pictures, decoder, load_split
-from ..metrics import ClassificationReport, RealLabels, draw_confusion
-from ..tasks import AS_TRAINED, Classifier, Preprocessing, load_classifier
-from . import check_device
-
-WORST = 5  # classes named below the table
-UNITS = {"top1": "%", "top5": "%", "mean_class_accuracy": "%", "ece": "%", "nll": "nats"}
+from .._errors import UserError
+from ..tasks import AS_TRAINED, Preprocessing, kind_of
+from . import check_device, check_unused
+from ._eval_classification import evaluate_classifier
+from ._eval_detection import evaluate_detector
 
 
 def main(argv: list[str]) -> int:
@@ -41,217 +26,45 @@ def evaluate(
     root: Path | None = None,
     labels: Path | None = None,
     preprocessing: Preprocessing = AS_TRAINED,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int = 0,
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
     confusion: Path | None = None,
+    save_predictions: Path | None = None,
     per_class: bool = False,
     on_bad_image: Literal["stop", "skip"] = "stop",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
-    """Accuracy, calibration and confusion of a classifier on labelled pictures.
+    """Accuracy, calibration and confusion of a classifier, COCO's average precision of a detector.
 
     Args:
-        model: a run's folder, a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an .onnx file.
-        data: a data set's name or a folder of pictures, of which the validation part is taken.
-        root: where a named data set lies.
+        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
+            .onnx file.
+        data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
+        root: where a named data set lies, or the pictures of a COCO file.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class
-            index or name, also behind the picture's name), or ImageNet-ReaL's real.json.
-        batch_size: pictures at once.
+            index or name, also behind the picture's name), or ImageNet-ReaL's real.json. Of a classifier.
+        batch_size: pictures at once; 64 without it, and 8 of a detector.
         workers: processes that read pictures; 0 reads them in between.
         device: as torch names it.
         precision: bf16 runs under autocast.
-        confusion: draw the confusion matrix into this PNG, SVG or PDF file.
+        confusion: draw the confusion matrix of a classifier into this PNG, SVG or PDF file.
+        save_predictions: write what a detector finds into this .json file, as COCO's results.
         per_class: list every class.
-        on_bad_image: stop at a picture that cannot be read, or skip it and list it.
-        as_json: print one JSON object of metrics, classes, confusions, settings and environment.
+        on_bad_image: stop at a picture that cannot be read and at annotations that are wrong, or skip and list them.
+        as_json: print one JSON object of metrics, classes, settings and environment, and of a classifier's confusions.
     """
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
-    settings |= {"preprocessing": asdict(preprocessing)}
+    detects = kind_of(model) == "detection"
+    batch_size = (8 if detects else 64) if batch_size is None else batch_size
     for name, value, least in (("batch-size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}")
-    if confusion is not None and not confusion.parent.is_dir():
-        raise UserError(f"cannot write {confusion}: no such folder")
-    if confusion is not None and confusion.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"cannot write {confusion}: expected a .png, .svg or .pdf file")
-    classifier = load_classifier(model, preprocessing, device=check_device(device), precision=precision)
-    pictures, metric, labels_of = _prepare(classifier, data, root, labels)
-    report = metric if isinstance(metric, ClassificationReport) else None
-    if report is None and (confusion is not None or per_class):
-        raise UserError("--confusion and --per-class have no effect where a picture has a set of labels")
-    skipped: list[str] = []
-    console = Console(stderr=True)
-    started = time.monotonic()
-    with (
-        Batches(pictures, OnImage(classifier.transform()), batch_size, workers=workers) as batches,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        shown = progress.add_task("pictures", total=len(pictures))
-        for batch in batches.epoch():
-            for message in batch["bad"]:
-                if on_bad_image == "stop":
-                    raise UserError(f"{message}; --on-bad-image skip goes on without it")
-                skipped.append(message)
-            if len(batch["name"]):
-                metric.update(classifier.scores(batch["image"]), {"label": labels_of(batch)})
-            progress.update(shown, advance=len(batch["name"]) + len(batch["bad"]))
-    metrics = metric.compute()
-    if not metrics["pictures"]:
-        raise UserError(f"{data} has no picture that could be read and has a label")
-    rate = (len(pictures) - len(skipped)) / (time.monotonic() - started)
-    if as_json:
-        answer: dict[str, Any] = dict(model=model, data=data, metrics=metrics, images_per_second=rate, skipped=skipped)
-        if report is not None:
-            answer |= _classes(classifier, report)
-        answer |= dict(
-            preprocessing=classifier.config,
-            settings=settings,
-            environment=environment(Setting(device=device)) | {"decoder": decoder()},
-        )
-        print(json.dumps(answer))
-    else:
-        for message in skipped:
-            print(f"skipped: {message}", file=sys.stderr)
-        _show(classifier, metrics, rate)
-        if report is not None:
-            _show_classes(classifier, report, per_class)
-    if report is not None and confusion is not None:  # last, so that figures are not lost with a picture
-        draw_confusion(report.confusion, classifier.titles, f"{model} on {data}", confusion)
-    return 0
-
-
-def _prepare(
-    classifier: Classifier, data: str, root: Path | None, labels: Path | None
-) -> tuple[Data, ClassificationReport | RealLabels, Callable[[dict], torch.Tensor]]:
-    """Pictures, a metric, and from a batch to its labels [B] as the metric calls them."""
-    pictures = load_split(data, root)
-    if labels is None:
-        if not pictures.classes:
-            raise UserError(f"{data} has no class folders; --labels names a file with the labels of its pictures")
-        place = torch.tensor(classifier.positions(pictures.classes))
-        return pictures, ClassificationReport(classifier.num_classes), lambda batch: place[_labels(batch)]
-    real = labels.suffix == ".json"
-    sets = _read_real(labels, classifier.num_classes) if real else []
-    known = {str(number): number - 1 for number in range(1, len(sets) + 1)} if real else _read_text(labels, classifier)
-    metric = RealLabels(sets, classifier.num_classes) if real else ClassificationReport(classifier.num_classes)
-    if isinstance(pictures, Pictures):  # fails before the first of them is read
-        for index in range(len(pictures)):
-            _find(known, pictures.name(index), labels)
-    return pictures, metric, lambda batch: torch.tensor([_find(known, name, labels) for name in batch["name"]])
-
-
-def _labels(batch: dict) -> torch.Tensor:
-    for name, label in zip(batch["name"], batch["label"].tolist()):
-        if label == UNLABELLED:
-            raise UserError(f"picture {name} has no label")
-    return batch["label"]
-
-
-def _find(known: dict[str, int], name: str, file: Path) -> int:
-    """The label of a picture, by its name or by the number at the end of it, as in ILSVRC2012_val_00000001.JPEG."""
-    path = Path(name)
-    number = re.search(r"\d+$", path.stem)
-    for key in (path.name, str(int(number[0])) if number else ""):
-        if key in known:
-            return known[key]
-    raise UserError(f"{file} has no label for {name}, neither for its name nor for a number at the end of it")
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {first_line(error)}") from None
-
-
-def _read_real(file: Path, num_classes: int) -> list[list[int]]:
-    """A list of class indices for each picture."""
-    try:
-        sets = json.loads(_read(file))
-    except json.JSONDecodeError as error:
-        raise UserError(f"cannot read {file}: {error}") from None
-    if not isinstance(sets, list) or not all(
-        isinstance(labels, list) and all(type(i) is int and 0 <= i < num_classes for i in labels) for labels in sets
-    ):
-        raise UserError(f"{file} must hold a list of lists of class indices from 0 to {num_classes - 1}")
-    return sets
-
-
-def _read_text(file: Path, classifier: Classifier) -> dict[str, int]:
-    """The model's class for each picture's name, or for its number: that of the line, from 1."""
-    lines = [line.split(maxsplit=1) for line in _read(file).splitlines()]
-    if not lines or not all(lines):
-        raise UserError(f"{file} must hold a line for each picture: LABEL, or NAME LABEL")
-    if all(len(line) == 2 and Path(line[0]).suffix.lower() in SUFFIXES for line in lines):
-        given = {Path(name).name: label.strip() for name, label in lines}
-    else:
-        given = {str(number): " ".join(line) for number, line in enumerate(lines, start=1)}
-    indices = _indices({*given.values()}, file, classifier)
-    return {key: indices[label] for key, label in given.items()}
-
-
-def _indices(given: set[str], file: Path, classifier: Classifier) -> dict[str, int]:
-    """The model's class for each label that a file gives."""
-    if all(label.isdecimal() for label in given):
-        if (most := max(map(int, given))) >= classifier.num_classes:
-            raise UserError(
-                f"{file} has label {most}, expected 0 to {classifier.num_classes - 1}; the ids 1 to 1000 of ImageNet's "
-                "development kit have an order of their own: give synsets, or indices into the sorted synsets"
-            )
-        return {label: int(label) for label in given}
-    if classifier.classes is not None and given <= {*classifier.classes}:
-        return {label: classifier.classes.index(label) for label in given}
-    names = sorted(given)
-    return dict(zip(names, classifier.positions(names)))
-
-
-def _classes(classifier: Classifier, report: ClassificationReport) -> dict[str, Any]:
-    """Classes with their pictures, and the confusion matrix as triples of label, prediction and pictures."""
-    counts, accuracies = report.class_pictures().tolist(), report.class_accuracies().tolist()
-    rows = zip(classifier.classes or classifier.titles, classifier.titles, counts, accuracies, strict=True)
-    classes = [
-        {"class": name, "title": title, "pictures": count, "accuracy": None if math.isnan(accuracy) else accuracy}
-        for name, title, count, accuracy in rows
-    ]
-    cells = report.confusion.nonzero()
-    triples = [[*cell, int(report.confusion[tuple(cell)])] for cell in cells.tolist()]
-    return {"classes": classes, "confusion": triples}
-
-
-def _show(classifier: Classifier, metrics: dict[str, float], rate: float) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column()
-    for name, value in metrics.items():
-        unit = UNITS.get(name, "")
-        digits = "d" if isinstance(value, int) else ".4f" if unit == "nats" else ".3f"
-        table.add_row(name.replace("_", " "), f"{value:{digits}}", unit)
-    table.add_row("images/s", f"{rate:.1f}", "with reading")
-    console = Console(highlight=False)
-    console.print(table)
-    config = classifier.config
-    height, width = config["input_size"][1:]
-    shown = f"{height}x{width}, crop {config['crop_pct']:g} {config['crop_mode']}, {config['interpolation']}"
-    console.print(f"{classifier.name}: {classifier.num_classes} classes, {shown}", markup=False, soft_wrap=True)
-
-
-def _show_classes(classifier: Classifier, report: ClassificationReport, every: bool) -> None:
-    """All classes, or the worst; with what they are taken for most."""
-    accuracies, counts = report.class_accuracies(), report.class_pictures()
-    seen = [i for i in range(classifier.num_classes) if counts[i]]
-    worst = sorted(seen, key=lambda i: float(accuracies[i]))[:WORST]
-    title = "classes" if every else "worst classes"
-    table = Table("class", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("pictures", "accuracy %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("most often taken for")
-    wrong = report.confusion.clone().fill_diagonal_(0)
-    for i in range(classifier.num_classes) if every else worst:
-        count, other = wrong[i].max(dim=0)
-        taken = f"{classifier.titles[int(other)]} ({int(count)})" if count else ""
-        accuracy = f"{float(accuracies[i]):.1f}" if counts[i] else "-"
-        table.add_row(classifier.titles[i], str(int(counts[i])), accuracy, taken)
-    Console(highlight=False).print(table)
+    common: dict[str, Any] = dict(data=data, root=root, batch_size=batch_size, workers=workers)
+    common |= dict(device=check_device(device), precision=precision)
+    common |= dict(per_class=per_class, on_bad_image=on_bad_image, as_json=as_json)
+    if detects:
+        check_unused({"labels": labels, "confusion": confusion} | asdict(preprocessing), "a detector")
+        return evaluate_detector(model, save_predictions=save_predictions, **common)
+    check_unused({"save_predictions": save_predictions}, "a classifier")
+    return evaluate_classifier(model, labels=labels, preprocessing=preprocessing, confusion=confusion, **common)

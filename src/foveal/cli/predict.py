@@ -1,17 +1,15 @@
-"""``foveal predict MODEL PICTURE... [--json]``"""
+"""``foveal predict MODEL PICTURE|FOLDER|VIDEO... [--out FOLDER] [--json]``"""
 
-import json
-import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from .._errors import UserError
-from ..data import BadImage, open_image
-from ..tasks import AS_TRAINED, Preprocessing, load_classifier
+from ..tasks import AS_TRAINED, Preprocessing, kind_of
+from . import check_device, check_unused
+from ._predict_classification import TOP, predict_classes
+from ._predict_detection import THRESHOLD, predict_objects
 
 
 def main(argv: list[str]) -> int:
@@ -24,42 +22,32 @@ def predict(
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional],
     /,
     *,
-    top: int = 3,
+    top: int | None = None,
+    threshold: float | None = None,
+    out: Path | None = None,
     preprocessing: Preprocessing = AS_TRAINED,
+    device: str = "cpu",
     on_bad_image: Literal["stop", "skip"] = "stop",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
-    """Label pictures.
+    """Label pictures with a classifier, find objects in pictures and videos with a detector.
 
     Args:
-        model: a run's folder, a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an .onnx file.
-        pictures: files.
-        top: how many classes to name.
-        on_bad_image: stop at a picture that cannot be read, or skip it and list it.
-        as_json: a JSON object per picture instead of a table.
+        model: a run's folder; of a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
+            .onnx file.
+        pictures: files, and folders of them; of a detector videos too.
+        top: how many classes a classifier names; 3 without it.
+        threshold: least score of what a detector finds; 0.5 without it.
+        out: new files of the same names in this folder show what a detector finds, videos without sound; none is
+            overwritten.
+        device: as torch names it.
+        on_bad_image: stop at a picture or video that cannot be read, or skip it and list it.
+        as_json: a JSON object per picture, and per picture of a video, instead of a table.
     """
-    if not pictures:
-        raise UserError("no picture given")
-    if top < 1:
-        raise UserError(f"top must be at least 1, got {top}")
-    classifier = load_classifier(model, preprocessing)
-    transform = classifier.transform()
-    top = min(top, classifier.num_classes)
-    table = Table("picture", *(f"{i + 1}." for i in range(top)))
-    for path in pictures:
-        try:
-            image = transform(open_image(path))
-        except BadImage as error:
-            if on_bad_image == "stop":
-                raise
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        scores, classes = classifier.scores(image[None])[0].topk(top)
-        labels = [(classifier.titles[i], score) for i, score in zip(classes.tolist(), scores.tolist())]
-        if as_json:
-            print(json.dumps({"picture": str(path), "labels": [{"class": n, "score": s} for n, s in labels]}))
-        else:
-            table.add_row(str(path), *(f"{name} {100 * score:.1f} %" for name, score in labels))
-    if not as_json:
-        Console().print(table)
-    return 0
+    common: dict[str, Any] = dict(device=check_device(device), on_bad_image=on_bad_image, as_json=as_json)
+    if kind_of(model) == "detection":
+        check_unused({"top": top} | asdict(preprocessing), "a detector")
+        threshold = THRESHOLD if threshold is None else threshold
+        return predict_objects(model, pictures, threshold=threshold, out=out, **common)
+    check_unused({"threshold": threshold, "out": out}, "a classifier")
+    return predict_classes(model, pictures, top=TOP if top is None else top, preprocessing=preprocessing, **common)

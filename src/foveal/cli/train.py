@@ -105,10 +105,7 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         registry=REGISTRY,
     )
-    run, task = args.run, args.run.task
-    if task.model != recipe.task.model:  # the recipe's arguments belong to the recipe's model
-        kept = task.model_args if task.model_args != recipe.task.model_args else {}
-        run = replace(run, task=replace(task, model_args=kept))
+    run = replace(args.run, task=args.run.task.without(recipe.task))
     if args.resume and args.dry_run:
         raise UserError("a dry run writes nothing that it could resume")
     check_device(run.device)
@@ -169,8 +166,8 @@ def train_run(
     random_seed(run.seed)
     try:
         task = args.build(train_data.classes)
-        for part in (train_data, val_data):
-            task.check(part)
+        task.check(train_data, train=True)
+        task.check(val_data, train=False)
         example = task.example()
         task.eval().predict(example)  # fails before there is a run folder
         size: Any = tuple(example["image"].shape[2:])
@@ -225,10 +222,10 @@ def train_run(
         log.say(f"waited for pictures {figures['data_wait']:.1f} % of the last epoch's time")
     else:
         log.say(f"{run.out} was finished before; best weights in {run.out}/best")
+    log.say(f"next: foveal predict {run.out} PICTURE...")
     if run.task.data == "detection":
-        log.say(f'next: from foveal.tasks import load_detector; load_detector("{run.out}").detect([PICTURE])')
+        log.say(f'  or: import foveal; foveal.load_detector("{run.out}").detect([PICTURE])')
     else:
-        log.say(f"next: foveal predict {run.out} PICTURE...")
         log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
     return figures
 

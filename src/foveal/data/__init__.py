@@ -9,13 +9,16 @@ from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches, OnImage
 from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, run_length_code, size_problems
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
+from ._video import VIDEO_SUFFIXES, Video, new_video
 from .boxes import BoxAugment, BoxTransform, stack_marked
 from .coco import coco, is_coco, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
 from .listing import listing
-from .scenes import Scenes, scenes
+from .mask_folder import Masked, hold_out_masked, is_mask_folder, mask_folder
+from .masks import IGNORED, MaskAugment, MaskTransform, stack_masked
+from .scenes import SceneMasks, Scenes, scene_masks, scenes
 from .voc import is_voc, voc
 from .webdataset import webdataset
 from .yolo import is_yolo, yolo
@@ -23,32 +26,41 @@ from .yolo import is_yolo, yolo
 __all__ = [
     "DATASETS",
     "FORMATS",
+    "IGNORED",
     "SUFFIXES",
     "UNLABELLED",
+    "VIDEO_SUFFIXES",
     "BadImage",
     "Batches",
     "BoxAugment",
     "BoxTransform",
     "Data",
     "Marked",
+    "MaskAugment",
+    "MaskTransform",
+    "Masked",
     "Objects",
     "OnImage",
     "Pictures",
     "Problem",
     "Sample",
+    "SceneMasks",
     "Scenes",
     "Stream",
     "Unreadable",
+    "Video",
     "decode_image",
     "decode_mask",
     "decoder",
     "load_data",
     "load_parts",
     "load_split",
+    "new_video",
     "open_image",
     "run_length_code",
     "size_problems",
     "stack_marked",
+    "stack_masked",
     "write_coco",
 ]
 
@@ -93,11 +105,13 @@ def _rootless(read: Callable[[str], Parts], takers: str = "fashion, fashion-mnis
     return reader
 
 
-_scenes = _rootless(scenes, "the pictures of a COCO file and the data of a YAML file")
+TAKERS = "the pictures of a COCO file and the data of a YAML file"
+_scenes, _scene_masks = _rootless(scenes, TAKERS), _rootless(scene_masks, TAKERS)
 
 DATASETS: dict[str, dict[str, Callable[[Path | None], Parts]]] = {  # by kind
     "classification": {"fashion": _fashion, "fashion-mnist": _fashion_mnist},
     "detection": {"scenes": lambda root: _scenes("scenes", root, False)},
+    "segmentation": {"scenes": lambda root: _scene_masks("scenes", root, False)},
 }
 
 FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
@@ -113,6 +127,10 @@ FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
         Format("YOLO .yaml, data.yaml", is_yolo, yolo),
         Format("Pascal VOC Annotations/", is_voc, voc),
     ],
+    "segmentation": [
+        Format("scenes:COUNT, scenes:COUNTxHEIGHT", lambda name: name.startswith("scenes:"), _scene_masks),
+        Format("images/ beside masks/ and classes.txt, ADE20K", is_mask_folder, mask_folder),
+    ],
 }
 
 
@@ -125,12 +143,12 @@ def load_data(
         name: a key of ``DATASETS``, or what a format takes. For classification a folder of shape ``class/picture`` or
             ``train/ val/``, a list (.csv, .jsonl), ``hf:`` and a name or path, or shards (a pattern of .tar files, an
             index .json); for detection ``scenes:COUNTxHEIGHT``, COCO's .json or a folder of it, YOLO's .yaml or a
-            folder with data.yaml, a folder of Pascal VOC.
+            folder with data.yaml, a folder of Pascal VOC; for segmentation scenes, or a folder of pictures and masks.
         root: where a named data set lies, or the pictures of a COCO file, or the data of a YAML file; that of ``val``
             too if it is such a file.
         val: what gives the validation pictures, if it is not ``name``. Without it, and if ``name`` says nothing of
             validation, a tenth of every class, in detection a tenth of the pictures, is held out.
-        kind: classification or detection.
+        kind: classification, detection or segmentation.
         skip: leave out what is wrong with annotations of objects, and list it as ``problems``.
 
     Raises:
@@ -152,6 +170,8 @@ def load_data(
         return train, own
     if isinstance(train, Marked):
         return hold_out_marked(train, name)
+    if isinstance(train, Masked):
+        return hold_out_masked(train, name)
     if not isinstance(train, Divisible):
         raise UserError(f"{name} has no validation part; --val-data names one")
     return hold_out(train, f"class folder {Path(name)}/" if Path(name).is_dir() else f"{name}: class ")

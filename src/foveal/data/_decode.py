@@ -26,10 +26,10 @@ MAX_PIXELS = 128_000_000
 
 
 class BadImage(UserError):
-    """A picture that cannot be used."""
+    """A picture, or a video, that cannot be used."""
 
-    def __init__(self, path: Path | str, reason: str):
-        super().__init__(f"cannot read picture {path}: {reason}")
+    def __init__(self, path: Path | str, reason: str, what: str = "picture"):
+        super().__init__(f"cannot read {what} {path}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_image(path: Path | str) -> Image.Image:
     Raises:
         BadImage: the file is missing, of another format, too large or broken.
     """
-    with _reading(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         return decode(file, path, _best())
 
 
@@ -79,13 +79,13 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         BadImage: it is missing, or of another format.
     """
-    with _reading(path), Image.open(path, formats=FORMATS) as image:
+    with reading(path), Image.open(path, formats=FORMATS) as image:
         return image.height, image.width
 
 
 def decode(file: BinaryIO, name: Path | str, decoder: Decoder) -> Image.Image:
     """``open_image`` with a given decoder."""
-    with _reading(name), Image.open(file, formats=FORMATS) as image:
+    with reading(name), Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(name, f"{image.width}x{image.height} exceeds {MAX_PIXELS // 10**6} megapixels")
         fast = decoder.formats.get(image.format or "")
@@ -100,7 +100,7 @@ def decode(file: BinaryIO, name: Path | str, decoder: Decoder) -> Image.Image:
 
 
 @contextmanager
-def _reading(name: Path | str) -> Iterator[None]:
+def reading(name: Path | str) -> Iterator[None]:
     """Inside, what a file that is no good picture makes Pillow and the decoders raise becomes BadImage."""
     try:
         yield

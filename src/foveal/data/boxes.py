@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from .._errors import UserError
+from ._geometry import fitted, nearest, normalized, padded, pixels, resized
 from ._objects import decode_mask
 
 LEFT = 0.1  # share of an object that must be left where a picture is cut or covered; else it is no longer marked
@@ -107,7 +108,7 @@ class BoxTransform:
         picture: Image.Image = sample["image"]
         if self.augment is None:
             image = pixels(picture)
-            image = _resize(image, self.fitted(image.shape[1:], self.size))
+            image = resized(image, self.fitted(image.shape[1:], self.size))
             target = sample["target"]
         else:
             example = self._augmented(self.augment, sample, draw)
@@ -117,7 +118,7 @@ class BoxTransform:
                 target["masks"] = example.masks.as_subclass(torch.Tensor)
             target["image_id"] = sample["target"]["image_id"]
         return {
-            "image": self.normalized(image),
+            "image": normalized(image, self.mean, self.std),
             "size": torch.tensor(image.shape[1:]),
             "original": torch.tensor([picture.height, picture.width]),
             "name": sample["name"],
@@ -125,21 +126,8 @@ class BoxTransform:
         }
 
     def fitted(self, size: Sequence[int], shorter: int) -> tuple[int, int]:
-        """Height and width that a picture of ``size`` gets, rounded down as torchvision's ``Resize`` does."""
-        if self.square:
-            return shorter, shorter
-        h, w = size
-        short, long = shorter, shorter * max(h, w) // min(h, w)
-        if long > self.max_size:
-            short, long = max(1, self.max_size * short // long), self.max_size
-        return (short, long) if h <= w else (long, short)
-
-    def normalized(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 [3, h, w] -> float32 [3, h, w]."""
-        floats = torch.empty(image.shape)
-        for channel, values, mean, std in zip(floats, image, self.mean, self.std):
-            channel.copy_(values).mul_(1 / (255 * std)).sub_(mean / std)
-        return floats
+        """Height and width that a picture of ``size`` gets."""
+        return (shorter, shorter) if self.square else fitted(size, shorter, self.max_size)
 
     def _augmented(self, augment: BoxAugment, sample: dict, draw: Callable[[], dict]) -> "Example":
         masks = self.masks or augment.copy_paste > 0
@@ -246,7 +234,8 @@ class Example:
         enough = _area(boxes) >= LEFT * _area(before)
         if masks is not None:
             cut = (boxes != before).any(1) & (_area(boxes) > 0)
-            whole, part = (x.as_subclass(torch.Tensor)[cut] for x in (self.masks, masks))
+            both: Any = (self.masks, masks)
+            whole, part = (x.as_subclass(torch.Tensor)[cut] for x in both)
             enough[cut] = _pixels(part) >= LEFT * _pixels(whole)
             boxes[cut] = tight(part)  # zeros where no pixel is left
         enough &= _solid(boxes, window[2:])
@@ -254,11 +243,11 @@ class Example:
 
     def resized(self, size: tuple[int, int]) -> "Example":
         """The whole in another size; what becomes smaller than a pixel is no longer marked."""
-        image = _resize(self.image, size)
+        image = resized(self.image, size)
         boxes = _clamped(v2.functional.resize(self.boxes, list(size)).as_subclass(torch.Tensor), size)
         solid, masks = _solid(boxes, size), self.masks
         if masks is not None and size != self.size:
-            masks = Mask(_nearest(masks, size))
+            masks = Mask(nearest(masks, size))
             if size[0] < self.size[0] or size[1] < self.size[1]:
                 solid &= masks.as_subclass(torch.Tensor).any(2).any(1)
         return Example(image, _boxes(boxes, size), self.labels, masks).chosen(solid)
@@ -282,11 +271,6 @@ def colour(augment: BoxAugment | None) -> Callable[[torch.Tensor], torch.Tensor]
     if augment is not None and augment.color_jitter:
         return v2.ColorJitter(augment.color_jitter, augment.color_jitter, augment.color_jitter)
     return v2.Identity()
-
-
-def pixels(picture: Image.Image) -> torch.Tensor:
-    """RGB picture -> uint8 [3, H, W], with the channels of a pixel side by side."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def read(sample: dict, masks: bool) -> Example:
@@ -401,12 +385,10 @@ def stack_marked(samples: list[dict]) -> dict:
         "image" [B, 3, H, W], where H and W are those of the largest picture, rounded up to multiples of 32, "size" and
         "original" [B, 2], and lists "target" and "name".
     """
-    H, W = (32 * math.ceil(max(sample["image"].shape[axis] for sample in samples) / 32) for axis in (1, 2))
-    images, targets = torch.empty(len(samples), 3, H, W), []
-    for image, sample in zip(images, samples):
+    images, targets = padded([sample["image"] for sample in samples]), []
+    H, W = images.shape[2:]
+    for sample in samples:
         h, w = sample["image"].shape[1:]
-        image[:, :h, :w] = sample["image"]
-        image[:, h:], image[:, :h, w:] = 0, 0
         target = dict(sample["target"])
         if "masks" in target:
             target["masks"] = F.pad(target["masks"], (0, W - w, 0, H - h))
@@ -436,16 +418,6 @@ def _pixels(masks: torch.Tensor) -> torch.Tensor:
 
 def _area(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    return v2.functional.resize(image, list(size), antialias=True)
-
-
-def _nearest(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Masks in another size, from the pixel below each new pixel's middle; PyTorch's own is three times slower."""
-    rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, masks.shape[1:]))
-    return torch.from_numpy(masks.numpy().take(columns, 2).take(rows, 1))
 
 
 def _cut(side: int, room: int, scale: float) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -93,14 +93,6 @@ class Scenes(Pictures):
             }
         }
 
-    def semantic(self, index: int) -> np.ndarray:
-        """Class of every pixel, uint8 [H, W]: 0 for background, 1 for the first of ``classes``, and so on."""
-        scene = self.scene(index)
-        classes = np.zeros(self.size, np.uint8)
-        for label, mask in zip(scene.labels, scene.masks):
-            classes[mask] = label + 1
-        return classes
-
     def scene(self, index: int) -> Scene:
         """The scene with its labels and masks."""
         number = self.numbers[index]
@@ -112,7 +104,27 @@ class Scenes(Pictures):
 
     def subset(self, indices: Sequence[int]) -> "Scenes":
         """Some of the scenes, in the given order."""
-        return Scenes(self.garments, self.size, self.part, [self.numbers[i] for i in indices])
+        return type(self)(self.garments, self.size, self.part, [self.numbers[i] for i in indices])
+
+
+class SceneMasks(Scenes):
+    """Scenes with a class for every pixel: 0 for background, 1 for the first of the garments, and so on."""
+
+    classes: ClassVar[list[str]] = ["background", *CLASSES]
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        """{"mask": uint8 [H, W]}."""
+        scene = self.scene(index)
+        mask = np.zeros(self.size, np.uint8)
+        for label, inside in zip(scene.labels, scene.masks):
+            mask[inside] = label + 1
+        return {"mask": mask}
+
+
+def scene_masks(name: str) -> tuple[SceneMasks, SceneMasks]:
+    """``scenes`` with masks; arguments and errors are the same."""
+    train, val = (SceneMasks(part.garments, part.size, part.part, part.numbers) for part in scenes(name))
+    return train, val
 
 
 def scenes(name: str) -> tuple[Scenes, Scenes]:

@@ -1,30 +1,14 @@
 """The contract of every detector, and how one is found by its name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import distributed as dist
-from torch import nn
 
-from .._errors import UserError, unknown
-from ..necks import Pyramid
-
-DETECTORS: dict[str, type["Detector"]] = {}
+from ..necks import PyramidModel, Registry
 
 
-def register(name: str) -> Callable[[type["Detector"]], type["Detector"]]:
-    """Give a detector the name by which ``build`` finds it."""
-
-    def enter(cls: type["Detector"]) -> type["Detector"]:
-        DETECTORS[name] = cls
-        return cls
-
-    return enter
-
-
-class Detector(nn.Module, ABC):
+class Detector(PyramidModel, ABC):
     """Boxes, classes and possibly masks of the objects in a picture.
 
     Boxes are (x1, y1, x2, y2) in pixels of the images that the detector gets, classes 0 to num_classes - 1. Images of
@@ -32,28 +16,12 @@ class Detector(nn.Module, ABC):
     normalised and resized: that belongs to the data.
 
     Attributes:
-        strides: of the backbone's maps that the detector needs.
         square: whether pictures are resized to squares, whatever their shape.
         masks: whether detections have masks.
     """
 
-    strides: tuple[int, ...] = (4, 8, 16, 32)
     square = False
     masks = False
-
-    def __init__(self, backbone: Pyramid, num_classes: int):
-        super().__init__()
-        if num_classes < 1:
-            raise UserError(f"a detector needs a class or more, got {num_classes}")
-        self.backbone, self.num_classes = backbone, num_classes
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the backbone's activations again in the backward pass; raises UserError if it cannot."""
-        self.backbone.set_grad_checkpointing(enable)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the backbone wants without weight decay."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     @abstractmethod
     def forward(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, Any]:
@@ -86,37 +54,8 @@ class Detector(nn.Module, ABC):
         """
 
 
-def build(
-    name: str,
-    backbone: str,
-    num_classes: int,
-    *,
-    pretrained: bool = False,
-    frozen_stages: int = 0,
-    frozen_bn: bool = False,
-    backbone_args: dict[str, Any] | None = None,
-    **args: Any,
-) -> Detector:
-    """A detector over any timm backbone.
-
-    Args:
-        name: a key of ``DETECTORS``.
-        backbone, pretrained, frozen_stages, frozen_bn: see ``Pyramid``.
-        backbone_args: further arguments of the backbone.
-        args: of the detector's class.
-
-    Raises:
-        UserError: an unknown detector or backbone, arguments that they do not take.
-    """
-    if name not in DETECTORS:
-        raise unknown("detector", name, DETECTORS)
-    cls: Any = DETECTORS[name]
-    options = dict(pretrained=pretrained, frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    pyramid = Pyramid(backbone, cls.strides, **options, **(backbone_args or {}))
-    try:
-        return cls(pyramid, num_classes, **args)
-    except TypeError as error:
-        raise UserError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
+DETECTORS: Registry[Detector] = Registry("detector")
+register, build = DETECTORS.register, DETECTORS.build
 
 
 def as_sizes(sizes: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor:
@@ -124,14 +63,3 @@ def as_sizes(sizes: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor:
     if sizes is None:
         sizes = torch.tensor([images.shape[2:]]).expand(len(images), 2)
     return sizes.to(images.device)
-
-
-def mean_over_processes(count: torch.Tensor) -> torch.Tensor:
-    """A count that a loss is divided by: at least one in all, and such that gradients of N processes, which are
-    averaged, equal those of one process with all their pictures."""
-    count = count.float()
-    if dist.is_available() and dist.is_initialized():
-        count = count.clone()
-        dist.all_reduce(count)
-        return count.clamp(min=1) / dist.get_world_size()
-    return count.clamp(min=1)

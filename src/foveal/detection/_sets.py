@@ -10,9 +10,9 @@ import torch
 from torchvision.ops import box_convert, clip_boxes_to_image, generalized_box_iou
 
 from .._errors import UserError
-from ..necks import Pyramid
+from ..necks import mean_over_processes
 from ._dense import float_tree
-from ._detector import Detector, mean_over_processes
+from ._detector import Detector
 
 
 class SetDetector(Detector):
@@ -28,13 +28,6 @@ class SetDetector(Detector):
 
     form: ClassVar[str]
     class_weight: ClassVar[float]
-
-    def __init__(self, backbone: Pyramid, num_classes: int):
-        super().__init__(backbone, num_classes)
-        try:
-            import scipy.optimize  # noqa: F401 - an extra, and its absence is to be known before the first loss
-        except ImportError:
-            raise UserError("matching predictions to objects needs scipy: pip install 'foveal[coco]'") from None
 
     @abstractmethod
     def class_cost(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -86,9 +79,14 @@ class SetDetector(Detector):
 
         Returns:
             Indices of layers, predictions and objects, of L * min(N, n) pairs.
-        """
-        from scipy.optimize import linear_sum_assignment
 
+        Raises:
+            UserError: scipy is not installed.
+        """
+        try:
+            from scipy.optimize import linear_sum_assignment
+        except ImportError:
+            raise UserError("matching predictions to objects needs scipy: pip install 'foveal[coco]'") from None
         distance = torch.cdist(boxes, box_convert(objects, "xyxy", self.form).expand(len(boxes), -1, -1), p=1)
         overlap = generalized_box_iou(box_convert(boxes, self.form, "xyxy").flatten(0, 1), objects)
         cost = self.class_weight * self.class_cost(logits, labels) + 5 * distance - 2 * overlap.view_as(distance)

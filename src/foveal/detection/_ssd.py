@@ -12,9 +12,9 @@ from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 from .._errors import UserError
-from ..necks import Pyramid, pad_to_32
+from ..necks import Pyramid, mean_over_processes, pad_to_32
 from ._dense import float_tree, grid_anchors, match, suppressed
-from ._detector import Detector, mean_over_processes
+from ._detector import Detector
 
 NEGATIVES = 3  # of each positive default box, at most (section 2.2)
 

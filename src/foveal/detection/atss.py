@@ -15,9 +15,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
-from ..necks import FPN, Pyramid, pad_to_32
+from ..necks import FPN, Pyramid, mean_over_processes, pad_to_32
 from ._dense import candidates, centerness, float_tree, grid_anchors, suppressed
-from ._detector import Detector, mean_over_processes, register
+from ._detector import Detector, register
 
 BOX_WEIGHT = 2.0  # of the loss of boxes, as in mmdetection
 
@@ -48,6 +48,7 @@ class ATSS(Detector):
     Args:
         backbone: maps of strides 8, 16, 32.
         num_classes: number of classes.
+        channels: of the pyramid's maps and of the head's layers, a multiple of 32.
         anchor_size: side in pixels of the square anchor of the finest level; each level doubles it.
         topk: candidates of an object on each level.
         score_thresh: classes below this score are left out; a detection's score is class times centerness.
@@ -63,6 +64,7 @@ class ATSS(Detector):
         backbone: Pyramid,
         num_classes: int,
         *,
+        channels: int = 256,
         anchor_size: int = 64,
         topk: int = 9,
         score_thresh: float = 0.05,
@@ -74,9 +76,9 @@ class ATSS(Detector):
         self.topk = topk
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
-        self.neck = FPN(backbone.channels, extra="output")
+        self.neck = FPN(backbone.channels, channels, extra="output")
         self.anchors = AnchorGenerator(tuple((anchor_size * 2**level,) for level in range(5)), ((1.0,),) * 5)
-        self.head = ATSSHead(256, num_classes, 5)
+        self.head = ATSSHead(channels, num_classes, 5)
         self.coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
 
     def forward(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, Any]:

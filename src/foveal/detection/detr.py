@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import MLP
 
-from ..necks import Pyramid
-from ._detector import as_sizes, mean_over_processes, register
+from ..necks import Pyramid, mean_over_processes
+from ._detector import as_sizes, register
 from ._sets import SetDetector
 
 
@@ -78,9 +78,6 @@ class DETR(SetDetector):
         dim_feedforward: hidden width of the MLPs.
         dropout: in attention and behind each layer, in training.
         eos_coef: weight of "no object" in the cross entropy.
-
-    Raises:
-        UserError: no class, scipy missing.
     """
 
     strides = (32,)

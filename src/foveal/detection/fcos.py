@@ -14,9 +14,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from ..necks import FPN, Pyramid, pad_to_32
+from ..necks import FPN, Pyramid, mean_over_processes, pad_to_32
 from ._dense import candidates, centerness, float_tree, grid_anchors, suppressed
-from ._detector import Detector, mean_over_processes, register
+from ._detector import Detector, register
 
 
 @register("fcos")
@@ -26,6 +26,7 @@ class FCOS(Detector):
     Args:
         backbone: maps of strides 8, 16, 32.
         num_classes: number of classes.
+        channels: of the pyramid's maps and of the head's layers, a multiple of 32.
         center_sampling_radius: of the square around an object's center whose points are positive, in strides.
         score_thresh: detections below this score are left out; a score is the geometric mean of class and centerness.
         nms_thresh: overlap above which the lower one of two boxes of a class is left out.
@@ -40,6 +41,7 @@ class FCOS(Detector):
         backbone: Pyramid,
         num_classes: int,
         *,
+        channels: int = 256,
         center_sampling_radius: float = 1.5,
         score_thresh: float = 0.2,
         nms_thresh: float = 0.6,
@@ -50,9 +52,9 @@ class FCOS(Detector):
         self.center_sampling_radius = center_sampling_radius
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
-        self.neck = FPN(backbone.channels, extra="output")
+        self.neck = FPN(backbone.channels, channels, extra="output")
         self.anchors = AnchorGenerator(tuple((8 * 2**level,) for level in range(5)), ((1.0,),) * 5)
-        self.head = FCOSHead(256, 1, num_classes)
+        self.head = FCOSHead(channels, 1, num_classes)
         self.coder = BoxLinearCoder(normalize_by_size=True)
 
     def forward(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, Any]:

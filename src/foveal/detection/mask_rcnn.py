@@ -16,9 +16,9 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from ..necks import FPN, Pyramid, pad_to_32
+from ..necks import FPN, Pyramid, mean_over_processes, pad_to_32
 from ._dense import grid_anchors, match, suppressed
-from ._detector import Detector, as_sizes, mean_over_processes, register
+from ._detector import Detector, as_sizes, register
 from ._roi_align import roi_align
 
 BETA = 1 / 9  # where the smooth L1 distance turns from square to linear

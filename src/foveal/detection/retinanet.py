@@ -25,6 +25,7 @@ class RetinaNet(Detector):
     Args:
         backbone: maps of strides 8, 16, 32.
         num_classes: number of classes.
+        channels: of the pyramid's maps and of the head's layers.
         anchor_size: side in pixels of the smallest anchor of the finest level; each level doubles it.
         score_thresh: detections below this score are left out.
         nms_thresh: overlap above which the lower one of two boxes of a class is left out.
@@ -39,6 +40,7 @@ class RetinaNet(Detector):
         backbone: Pyramid,
         num_classes: int,
         *,
+        channels: int = 256,
         anchor_size: int = 32,
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
@@ -48,11 +50,11 @@ class RetinaNet(Detector):
         super().__init__(backbone, num_classes)
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
-        self.neck = FPN(backbone.channels, extra="input")
+        self.neck = FPN(backbone.channels, channels, extra="input")
         sides = [anchor_size * 2**level for level in range(5)]
         sizes = tuple(tuple(int(side * 2 ** (octave / 3)) for octave in range(3)) for side in sides)
         self.anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-        self.head = RetinaNetHead(256, 9, num_classes)
+        self.head = RetinaNetHead(channels, 9, num_classes)
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
         self.coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 

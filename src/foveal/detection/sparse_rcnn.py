@@ -88,9 +88,6 @@ class SparseRCNN(SetDetector):
         num_heads: heads of the attention among proposals.
         dim_feedforward: hidden width of the MLPs.
         dim_dynamic: hidden width of the dynamic convolutions.
-
-    Raises:
-        UserError: no class, scipy missing.
     """
 
     form = "xyxy"

@@ -27,15 +27,15 @@ On the command line: `foveal predict FOLDER picture.jpg`, `foveal eval FOLDER --
 
 LOAD_DETECTOR = """\
 ```python
+from foveal import load_detector
 from PIL import Image
 
-import foveal  # registers the models with timm
-from foveal.tasks import load_detector
-
 detector = load_detector("FOLDER")
-found = detector.detect([Image.open("picture.jpg").convert("RGB")])[0]  # boxes in pixels, scores, labels
+found = detector.detect([Image.open("picture.jpg")], threshold=0.5)[0]  # boxes in pixels, scores, labels
 print(found["boxes"], found["scores"], [detector.classes[label] for label in found["labels"]])
-```"""
+```
+
+On the command line: `foveal predict FOLDER picture.jpg --out DRAWN`, `foveal eval FOLDER --data DATA`."""
 
 
 def model_card(

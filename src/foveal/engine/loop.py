@@ -282,7 +282,7 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
                 check_finite(training, "loss", values["loss"], where, batch["name"])  # backward passes may crash on nan
                 training.scaler.scale(parts["loss"] / run.accumulate).backward()
             except ValueError as error:  # BatchNorm refuses a single value per channel, Mixup an odd batch
-                raise UserError(f"{where}, {len(batch['label'])} picture(s) a batch: {first_line(error)}") from None
+                raise UserError(f"{where}, {len(batch['name'])} picture(s) a batch: {first_line(error)}") from None
             except torch.OutOfMemoryError as error:
                 what = "a smaller --batch-size with more --accumulate, or --grad-checkpointing, needs less"
                 raise UserError(f"{where}: {first_line(error)}; {what}") from None

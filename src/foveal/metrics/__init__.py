@@ -4,6 +4,7 @@ from .accuracy import Accuracy
 from .calibration import Calibration
 from .coco import CocoAP, coco_results, encode_mask
 from .confusion import draw_confusion
+from .iou import MeanIoU
 from .real import RealLabels
 from .report import ClassificationReport
 
@@ -12,6 +13,7 @@ __all__ = [
     "Calibration",
     "ClassificationReport",
     "CocoAP",
+    "MeanIoU",
     "RealLabels",
     "coco_results",
     "draw_confusion",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ..engine import Run
 from .detection import quickstart_detection
 from .quickstart import quickstart
+from .segmentation import quickstart_segmentation
 from .thesis import emsnet_in1k, mat_in1k, partialformer_in1k
 from .transfer import distill, finetune
 
@@ -18,6 +19,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
         mat_in1k,
         partialformer_in1k,
         quickstart_detection,
+        quickstart_segmentation,
     )
 }
 
@@ -30,4 +32,5 @@ __all__ = [
     "partialformer_in1k",
     "quickstart",
     "quickstart_detection",
+    "quickstart_segmentation",
 ]

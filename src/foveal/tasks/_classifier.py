@@ -15,6 +15,7 @@ from timm.models import get_pretrained_cfg, resolve_model_input_args
 
 from .._errors import UserError, does_not_run, first_line, some, unknown
 from .._models import weights_folder
+from ._classes import match_classes
 from ._weights import DAMAGED, kind_of
 
 SOURCES = ("hf-hub:", "local-dir:")
@@ -118,9 +119,8 @@ class Classifier(ABC):
             UserError: the names differ, or the numbers.
         """
         own = self.classes
-        if own is not None and set(own) == set(classes) and len(own) == len(classes):
-            place = {name: i for i, name in enumerate(own)}
-            return [place[name] for name in classes]
+        if own is not None and sorted(own) == sorted(classes):
+            return match_classes(self.name, own, classes)
         if len(classes) == self.num_classes:
             if {*classes} == {str(i) for i in range(self.num_classes)}:
                 return [int(name) for name in classes]
@@ -129,8 +129,7 @@ class Classifier(ABC):
                 return [place[name] for name in classes]
         if own is None or len(classes) != self.num_classes:
             raise UserError(f"{self.name} has {self.num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
-        missing, odd = sorted({*own} - {*classes}), sorted({*classes} - {*own})
-        raise UserError(f"the classes differ; only {self.name} has {some(missing, 4)}; only the data {some(odd, 4)}")
+        return match_classes(self.name, own, classes)
 
 
 class TimmClassifier(Classifier):
@@ -241,7 +240,7 @@ def create_model(name: str, preprocessing: Preprocessing) -> Any:
     path = Path(name)
     if path.is_dir():
         if kind_of(name) != "classification":
-            raise UserError(f"{name} holds a detector: foveal.tasks.load_detector loads it")
+            raise UserError(f"{name} holds a detector: foveal.load_detector loads it")
         source = f"local-dir:{weights_folder(path)}"
     elif name.startswith(SOURCES):
         source = name

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -50,8 +50,8 @@ class Task(nn.Module, ABC):
     def metric(self) -> Metric:
         """A fresh metric."""
 
-    def check(self, data: Any) -> None:
-        """Raise UserError if the data lacks what the task needs."""
+    def check(self, data: Any, train: bool) -> None:
+        """Raise UserError if the data, to train on or to evaluate on, lacks what the task needs."""
 
     @abstractmethod
     def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:
@@ -99,6 +99,11 @@ class TaskArgs(ABC):
     pretrained: bool = False
     weights: Path | None = None
     image_size: int = 224
+
+    def without(self, recipe: "TaskArgs") -> "TaskArgs":
+        """These without the recipe's arguments of a model that the recipe does not name."""
+        stale = self.model != recipe.model and self.model_args == recipe.model_args
+        return replace(self, model_args={}) if stale else self
 
     @abstractmethod
     def build(self, classes: list[str]) -> Task:

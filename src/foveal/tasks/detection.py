@@ -1,96 +1,59 @@
 """Object detection and instance segmentation with any timm backbone."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
-from timm.data import resolve_model_data_config
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from .._errors import UserError, first_line, unknown
-from .._models import weights_folder
+from .._errors import UserError
 from ..data import BoxAugment, BoxTransform, stack_marked
-from ..detection import DETECTORS, Detector, build
+from ..detection import DETECTORS, Detector
 from ..metrics.coco import CocoAP
-from ._task import Task, TaskArgs
-from ._weights import DAMAGED, load_state, read_config, read_weights
+from ..necks import Registry
+from ._transfer import Trained, Transfer, TransferArgs, load_model
 
 
 @dataclass(kw_only=True)
-class DetectionArgs(TaskArgs):
-    """What a run says of a detector, beside what it says of any task; ``model`` is its backbone.
+class DetectionArgs(TransferArgs):
+    """What a run says of a detector, beside what it says of any model over a backbone.
 
     Attributes:
         image_size: shorter side of the pictures in pixels; of SSD and SSDLite the side of a square.
-        max_size: longest side of the pictures in pixels.
         detector: ssd, ssdlite, retinanet, fcos, atss, faster_rcnn, mask_rcnn, sparse_rcnn or detr.
         detector_args: further arguments of the detector, as JSON.
-        frozen_stages: 1 to 4 for layers that are not trained: those of the backbone's map of stride 4, 8, 16 or 32.
-        frozen_bn: BatchNorm of the backbone keeps its statistics and is not trained.
         augment: what training does to pictures.
     """
 
     data: ClassVar[str] = "detection"
 
     image_size: int = 800
-    max_size: int = 1333
     detector: str = "retinanet"
     detector_args: dict[str, Any] = field(default_factory=dict)
-    frozen_stages: int = 0
-    frozen_bn: bool = False
     augment: BoxAugment = field(default_factory=BoxAugment)
 
-    def __post_init__(self):
-        if self.detector not in DETECTORS:
-            raise unknown("detector", self.detector, DETECTORS)
-        if self.image_size < 1:
-            raise UserError(f"image-size must be above 0, got {self.image_size}")
-        if self.max_size < self.image_size:
-            raise UserError(f"max-size must not be below image-size {self.image_size}, got {self.max_size}")
-        if "num_classes" in self.detector_args | self.model_args:
-            raise UserError("the number of classes is that of the data; leave num_classes out")
-        if self.pretrained and self.weights:
-            raise UserError("pretrained and the weights of a file exclude each other")
+    @property
+    def head(self) -> tuple[Registry, str, dict[str, Any]]:
+        return DETECTORS, self.detector, self.detector_args
 
     def build(self, classes: list[str]) -> "Detection":
         return Detection(self, classes)
 
 
-class Detection(Task):
-    """A detector, its losses and COCO's average precision.
-
-    Args:
-        args: detector, backbone, preprocessing, augmentation.
-        classes: names of the classes; they travel with the weights.
-
-    Raises:
-        UserError: an unknown backbone, arguments that it or the detector does not take, weights of another detector.
-    """
+class Detection(Transfer):
+    """A detector, its losses and COCO's average precision; see ``Transfer``."""
 
     best = "AP"
+    args: DetectionArgs
     model: Detector
 
-    def __init__(self, args: DetectionArgs, classes: list[str]):
-        super().__init__()
-        self.args, self.classes = args, classes
-        self.model = self._build(len(classes), args.pretrained)
-        if args.weights is not None:
-            load_weights(self.model, args.weights, lambda: self._build(len(classes) + 1, False))
-
-    def _build(self, num_classes: int, pretrained: bool) -> Detector:
-        args = self.args
-        frozen = dict(frozen_stages=args.frozen_stages, frozen_bn=args.frozen_bn)
-        options: dict[str, Any] = dict(pretrained=pretrained, **frozen, backbone_args=args.model_args)
-        return build(args.detector, args.model, num_classes, **options, **args.detector_args)
-
-    def check(self, data: Any) -> None:
+    def check(self, data: Any, train: bool) -> None:
         self.metric()  # needs a library that is an extra
         if self.model.masks and not data.has_masks:
             raise UserError(f"{self.args.detector} needs masks, which the data does not have; faster_rcnn does without")
+        if train and self.args.augment.copy_paste > 0 and not data.has_masks:
+            raise UserError("copy-paste needs masks, which the data does not have; leave --copy-paste out")
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "size": [B, 2], "target": B dicts} -> {"loss": scalar, and the parts of it}."""
@@ -122,35 +85,6 @@ class Detection(Task):
         """Height and width in pixels of the largest pictures."""
         return self.args.image_size, self.args.image_size if self.model.square else self.args.max_size
 
-    def example(self) -> dict:
-        """A batch of one blank picture of the largest size."""
-        sizes = torch.tensor([self.largest])
-        return {"image": torch.zeros(1, 3, *self.largest), "size": sizes, "original": sizes}
-
-    def compile_model(self) -> None:
-        """Compile the detector's forward pass; sizes differ from batch to batch, so shapes become dynamic."""
-        self.model.compile()
-
-    def config(self) -> dict[str, Any]:
-        """Classes, preprocessing, and all that is needed to build the detector again."""
-        args, body = self.args, self.model.backbone
-        seen = resolve_model_data_config(body.body)
-        return dict(
-            task="detection",
-            detector=args.detector,
-            detector_args=args.detector_args,
-            architecture=body.architecture,
-            model_args=body.model_args,
-            label_names=self.classes,
-            pretrained_cfg=dict(input_size=(3, *self.largest), mean=seen["mean"], std=seen["std"]),
-            image_size=args.image_size,
-            max_size=args.max_size,
-        )
-
-    def write_config(self, path: Path) -> None:
-        """Write what ``load_detector`` reads."""
-        path.write_text(json.dumps(self.config(), indent=2))
-
 
 def transform(model: Detector, config: dict[str, Any], augment: BoxAugment | None) -> BoxTransform:
     """From a sample of the data to what ``stack_marked`` takes; without ``augment`` the target stays as it is."""
@@ -159,51 +93,28 @@ def transform(model: Detector, config: dict[str, Any], augment: BoxAugment | Non
     return BoxTransform(**size, mean=seen["mean"], std=seen["std"], augment=augment, masks=model.masks)
 
 
-def predict(model: Detector, batch: dict) -> list[dict[str, torch.Tensor]]:
-    """``Detection.predict``."""
-    found = model.detections(model(batch["image"], batch["size"]), batch["size"])
-    for prediction, size, original in zip(found, batch["size"].tolist(), batch["original"].tolist()):
+def predict(model: Detector, batch: dict, threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:
+    """``Detection.predict`` without what has a score below ``threshold``."""
+    found = []
+    raw = model.detections(model(batch["image"], batch["size"]), batch["size"])
+    for prediction, size, original in zip(raw, batch["size"].tolist(), batch["original"].tolist()):
+        prediction = {name: value[prediction["scores"] >= threshold] for name, value in prediction.items()}
         (h, w), (H, W) = size, original
         prediction["boxes"] = prediction["boxes"] * prediction["boxes"].new_tensor([W / w, H / h, W / w, H / h])
         if "masks" in prediction:
             pasted = paste_masks_in_image(prediction["masks"][:, None], prediction["boxes"], (H, W))
             prediction["masks"] = pasted[:, 0] > 0.5
+        found.append(prediction)
     return found
 
 
-def load_weights(model: Detector, path: Path, other: Callable[[], Detector]) -> None:
-    """Load a file of a detector's weights; what depends on the classes is left as it is where their number differs.
+class DetectorModel(Trained):
+    """A trained detector with its classes and preprocessing, in evaluation mode; see ``Trained``."""
 
-    Args:
-        path: safetensors, or a checkpoint that holds nothing but tensors.
-        other: makes the same detector for another number of classes, which shows what depends on it.
-
-    Raises:
-        UserError: no such file, code in it, another detector or backbone.
-    """
-    state, own = read_weights(path), model.state_dict()
-    different = [key for key in state.keys() & own.keys() if state[key].shape != own[key].shape]
-    if different:
-        theirs = other().state_dict()
-        for key in different:
-            if theirs[key].shape != own[key].shape:  # it depends on the number of classes
-                state[key] = own[key]
-    load_state(model, state, path)
-
-
-class DetectorModel:
-    """A trained detector with its classes and preprocessing, in evaluation mode.
-
-    Attributes:
-        classes: their names.
-        masks: whether predictions have masks.
-    """
-
-    def __init__(self, name: str, model: Detector, config: dict[str, Any], device: str, precision: str):
-        self.name, self.config = name, config
-        self.model, self.device, self.bfloat16 = model.eval().to(device), torch.device(device), precision == "bf16"
-        self.classes: list[str] = list(config["label_names"])
-        self.masks = model.masks
+    @property
+    def masks(self) -> bool:
+        """Whether predictions have masks."""
+        return self.model.masks
 
     def transform(self) -> BoxTransform:
         """From a sample of data to what ``stack`` takes."""
@@ -215,18 +126,34 @@ class DetectorModel:
         return stack_marked(samples)
 
     @torch.inference_mode()
-    def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:
-        """A batch -> for each picture boxes [n, 4] in its own pixels, scores, labels, and masks if any, on the CPU."""
+    def predict(self, batch: dict, threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:
+        """A batch -> for each picture what ``detect`` gives."""
         moved = {name: batch[name].to(self.device) for name in ("image", "size", "original")}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            found = predict(self.model, moved)
+        with self.autocast():
+            found = predict(self.model, moved, threshold)
         return [{name: value.cpu() for name, value in prediction.items()} for prediction in found]
 
-    def detect(self, pictures: list[Image.Image]) -> list[dict[str, torch.Tensor]]:
-        """``predict`` of RGB pictures of any sizes."""
+    def detect(self, pictures: list[Image.Image], threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:
+        """What is in pictures of any sizes.
+
+        Args:
+            pictures: they are seen in RGB; an orientation in EXIF is ignored.
+            threshold: what has a lower score is left out; no detector gives all that scores next to nothing.
+
+        Returns:
+            For each picture ``boxes`` [n, 4] (x1, y1, x2, y2) in its pixels, ``scores`` [n] from high to low,
+            ``labels`` [n], indices into ``classes``, and ``masks`` bool [n, H, W] if any, on the CPU.
+
+        Raises:
+            UserError: the threshold is not in 0 to 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold must be in [0, 1], got {threshold}")
+        if not pictures:
+            return []
         seen = self.transform()
-        samples = [seen({"image": picture, "name": "", "target": {}}, dict) for picture in pictures]
-        return self.predict(self.stack(samples))
+        samples = [seen({"image": p.convert("RGB"), "name": "", "target": {}}, dict) for p in pictures]
+        return self.predict(self.stack(samples), threshold)
 
 
 def load_detector(
@@ -249,19 +176,5 @@ def load_detector(
     Raises:
         UserError: no such folder, damaged weights, no detector.
     """
-    if not Path(name).is_dir():
-        raise UserError(f"no such folder: {name}; expected the folder of a run of a detector")
-    folder = weights_folder(Path(name))
-    config = read_config(folder)
-    if config.get("task") != "detection":
-        raise UserError(f"{name} holds no detector")
-    config |= {k: v for k, v in dict(image_size=image_size, max_size=max_size).items() if v is not None}
-    if not 0 < config["image_size"] <= config["max_size"]:
-        raise UserError(f"image-size must be above 0 and at most max-size, got {config['image_size']}")
-    try:
-        args: dict[str, Any] = dict(backbone_args=config["model_args"], **config["detector_args"])
-        model = build(config["detector"], config["architecture"], len(config["label_names"]), **args)
-        model.load_state_dict(read_weights(folder / "model.safetensors"))
-    except DAMAGED as error:
-        raise UserError(f"cannot load {folder}, written by another version or damaged: {first_line(error)}") from None
-    return DetectorModel(name, model, config, device, precision)
+    options: dict[str, Any] = dict(device=device, precision=precision, image_size=image_size, max_size=max_size)
+    return load_model(DetectorModel, "detection", DETECTORS, name, **options)

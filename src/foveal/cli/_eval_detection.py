@@ -1,0 +1,150 @@
+"""``foveal eval`` of a detector."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .._errors import UserError
+from ..bench import Setting, environment
+from ..data import Batches, decoder, load_split
+from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
+from ..tasks import DetectorModel, load_detector
+from ._pictures import WORST, read_batches
+
+SHOWN = {"bbox": "boxes", "segm": "masks"}
+
+
+def evaluate_detector(
+    model: str,
+    *,
+    data: str,
+    root: Path | None,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    save_predictions: Path | None,
+    per_class: bool,
+    on_bad_image: Literal["stop", "skip"],
+    as_json: bool,
+) -> int:
+    """Print average precision; arguments are those of the command."""
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    if save_predictions is not None:
+        _check_file(save_predictions)
+    detector = load_detector(model, device=device, precision=precision)
+    pictures: Any = load_split(data, root, kind="detection", skip=on_bad_image == "skip")
+    place = torch.tensor(detector.positions(pictures.classes))
+    category_ids = [number for _, number in sorted(zip(place.tolist(), pictures.category_ids))]
+    metric = CocoAP(len(detector.classes), masks=detector.masks and pictures.has_masks)
+    left_out, skipped, results = [str(problem) for problem in pictures.problems], [], []
+    started = time.monotonic()
+    with Batches(pictures, detector.transform(), batch_size, workers=workers, stack=detector.stack) as batches:
+        for batch in read_batches(batches, skipped, on_bad_image):
+            found = detector.predict(batch)
+            targets = [target | {"labels": place[target["labels"]]} for target in batch["target"]]
+            metric.update(found, batch | {"target": targets})
+            if save_predictions is not None:
+                results += coco_results(found, [target["image_id"] for target in targets], category_ids)
+    if not metric.pictures:
+        raise UserError(f"{data} has no picture that could be read")
+    counts = metric.class_objects()
+    metrics = metric.compute() | {"pictures": len(metric.pictures), "objects": sum(counts)}
+    rate = len(metric.pictures) / (time.monotonic() - started)
+    classes = _classes(detector, metric, counts, category_ids)
+    if save_predictions is not None:
+        try:
+            save_predictions.write_text(json.dumps(results))
+        except OSError as error:
+            raise UserError(f"cannot write {save_predictions}: {error.strerror}") from None
+    if as_json:
+        answer: dict[str, Any] = dict(model=model, data=data, metrics=_plain(metrics), images_per_second=rate)
+        answer |= dict(left_out=left_out, skipped=skipped, classes=[_plain(row) for row in classes])
+        answer |= dict(
+            preprocessing={name: detector.config[name] for name in ("image_size", "max_size")},
+            settings=settings,
+            environment=environment(Setting(device=device)) | {"decoder": decoder()},
+        )
+        print(json.dumps(answer))
+        return 0
+    for message in left_out:
+        print(f"left out: {message}", file=sys.stderr)
+    for message in skipped:
+        print(f"skipped: {message}", file=sys.stderr)
+    if detector.masks and not metric.masks:
+        print(f"masks are not measured: not every object of {data} has one", file=sys.stderr)
+    _show(detector, metric, metrics, rate)
+    _show_classes(metric, classes, per_class)
+    if save_predictions is not None:
+        print(f"{len(results)} predictions: {save_predictions}")
+    return 0
+
+
+def _check_file(file: Path) -> None:
+    """Raise UserError unless predictions can be written to a file; it must not be there, for it may be the data."""
+    if file.suffix != ".json":
+        raise UserError(f"cannot write {file}: expected a .json file")
+    if not file.parent.is_dir():
+        raise UserError(f"cannot write {file}: no such folder")
+    if file.exists():
+        raise UserError(f"{file} exists; nothing was overwritten")
+
+
+def _classes(
+    detector: DetectorModel, metric: CocoAP, counts: list[int], category_ids: list[int]
+) -> list[dict[str, Any]]:
+    """Of each class its name, its number in the data, its objects, and AP of boxes and masks."""
+    rows: list[dict[str, Any]] = [
+        {"class": name, "category_id": number, "objects": count}
+        for name, number, count in zip(detector.classes, category_ids, counts, strict=True)
+    ]
+    for kind in metric.kinds:
+        for row, value in zip(rows, metric.per_class(kind), strict=True):
+            row[f"{PREFIXES[kind]}AP"] = value
+    return rows
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """With None for what is not a number, which JSON does not have."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+
+
+def _show(detector: DetectorModel, metric: CocoAP, metrics: dict[str, Any], rate: float) -> None:
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    for kind in metric.kinds:
+        table.add_column(f"{SHOWN[kind]} %", justify="right", no_wrap=True)
+    for name in FIGURES:
+        table.add_row(name, *(_percent(metrics[PREFIXES[kind] + name]) for kind in metric.kinds))
+    console = Console(highlight=False)
+    console.print(table)
+    size = f"shorter side {detector.config['image_size']} px, longer side {detector.config['max_size']} px at most"
+    if detector.model.square:
+        size = f"{detector.config['image_size']}x{detector.config['image_size']} px"
+    for line in (
+        f"{metrics['pictures']} pictures, {metrics['objects']} objects; {rate:.1f} images/s with reading",
+        f"{detector.name}: {len(detector.classes)} classes, {size}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_classes(metric: CocoAP, classes: list[dict[str, Any]], every: bool) -> None:
+    """All classes, or those that are found worst."""
+    seen = [row for row in classes if not math.isnan(row["AP"])]
+    table = Table("class", title="classes" if every else "worst classes", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("objects", *(f"AP of {SHOWN[kind]} %" for kind in metric.kinds)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in classes if every else sorted(seen, key=lambda row: row["AP"])[:WORST]:
+        table.add_row(row["class"], str(row["objects"]), *(_percent(row[f"{PREFIXES[k]}AP"]) for k in metric.kinds))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"

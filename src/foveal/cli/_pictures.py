@@ -1,0 +1,62 @@
+"""Pictures that a command is given."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from .._errors import UserError
+from ..data import BadImage, Batches
+
+WORST = 5  # classes named below the table of an evaluation
+
+
+def read_batches(batches: Batches, skipped: list[str], on_bad_image: Literal["stop", "skip"]) -> Iterator[dict]:
+    """The batches to evaluate on that are not empty, with a bar on a terminal.
+
+    Args:
+        skipped: gets the messages of pictures that cannot be read.
+
+    Raises:
+        UserError: a picture cannot be read, and ``on_bad_image`` is stop.
+    """
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        shown = progress.add_task("pictures", total=len(batches.data))
+        for batch in batches.epoch():
+            if batch["bad"] and on_bad_image == "stop":
+                raise UserError(f"{batch['bad'][0]}; --on-bad-image skip goes on without it")
+            skipped += batch["bad"]
+            if len(batch["name"]):
+                yield batch
+            progress.update(shown, advance=len(batch["name"]) + len(batch["bad"]))
+
+
+def find_files(given: Sequence[Path], suffixes: tuple[str, ...]) -> list[tuple[Path, Path]]:
+    """Files, and for folders those of some suffixes in them and below, sorted; each with its path within its folder.
+
+    Raises:
+        UserError: nothing is given, or a folder has none.
+    """
+    if not given:
+        raise UserError("no picture given")
+    found = []
+    for path in given:
+        if not path.is_dir():
+            found.append((path, Path(path.name)))
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        if not inside:
+            raise UserError(f"{path} has no file that ends in {', '.join(suffixes)}")
+        found += [(file, file.relative_to(path)) for file in inside]
+    return found
+
+
+def skip(error: BadImage, on_bad_image: Literal["stop", "skip"]) -> None:
+    """List a file that cannot be read, or raise the error."""
+    if on_bad_image == "stop":
+        raise error
+    print(f"skipped: {error}", file=sys.stderr)
