@@ -20,6 +20,7 @@ from PIL import Image
 from conftest import randomize
 from foveal.cli import main
 from foveal.engine._card import model_card
+from foveal.tasks import ClassificationArgs
 from runs import save_model
 
 NAMES = ["amber", "blue", "coral", "denim"]
@@ -35,6 +36,7 @@ CONFIG = dict(
         pool_size=None,
     ),
 )
+CARD = ClassificationArgs(model="test_mat").build(SimpleNamespace(classes=NAMES)).card()
 RUN = {
     "run": {
         "recipe": "quickstart",
@@ -51,7 +53,9 @@ COMMAND = "foveal train quickstart --epochs 7"
 
 
 def card(**changes):
-    return model_card(**(dict(run=RUN, config=CONFIG, figures=FIGURES, cost=COST, command=COMMAND) | changes))
+    return model_card(
+        **(dict(card=CARD, run=RUN, config=CONFIG, figures=FIGURES, cost=COST, command=COMMAND) | changes)
+    )
 
 
 def foveal_command(*args):

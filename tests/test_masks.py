@@ -1,5 +1,6 @@
 """Pictures with masks: folders, what is wrong with them, transforms that keep pixels and classes together; mean IoU."""
 
+import json
 import random
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from foveal._errors import UserError
+from foveal.cli import main
 from foveal.data import IGNORED, Batches, MaskAugment, MaskTransform, load_data, load_parts, stack_masked
 from foveal.metrics import MeanIoU
 
@@ -256,3 +258,24 @@ def test_classes_that_are_nowhere_do_not_count():
     figures = metric.compute()
     assert figures["mIoU"] == pytest.approx(25)  # 1/2 and 0 of the two that are there or predicted
     assert figures["mAcc"] == pytest.approx(50)
+
+
+def test_data_check(folder, capsys):
+    write(folder, "p9", quarters() + 5)
+    Image.fromarray(quarters((30, 60))).save(folder / "masks" / "p1.png")
+    assert main(["data", "check", str(folder), "--kind", "segmentation", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert [Path(problem["where"]).name for problem in answer["problems"]] == ["p1.jpg", "p9.jpg"]
+    assert "value 7" in answer["problems"][1]["reason"]
+    pixels = np.bincount(quarters().ravel(), minlength=3)
+    assert answer["parts"]["train"]["classes"] == dict(zip(CLASSES, (3 * pixels).tolist()))
+    assert main(["data", "check", str(folder), "--kind", "segmentation", "--reduce-zero-label"]) == 1
+    shown = capsys.readouterr().out
+    assert "pixels that do not count" in shown
+    assert main(["data", "check", "scenes:4", "--kind", "segmentation"]) == 0
+    assert "class background" in capsys.readouterr().out
+    for flags in (["--clean", "a.json"], []):
+        kind = "segmentation" if flags else "detection"
+        argv = ["data", "check", "scenes:4", "--kind", kind, *flags, *([] if flags else ["--reduce-zero-label"])]
+        assert main(argv) == 2
+        assert "no effect" in capsys.readouterr().err

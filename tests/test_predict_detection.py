@@ -1,12 +1,12 @@
 """``foveal eval`` and ``foveal predict`` of detectors: beside pycocotools and the Python way, drawn, and bad input."""
 
 import json
-import math
 import re
 import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,13 +18,12 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import save_file
 
 from conftest import randomize
-from foveal import load_detector
+from foveal import load_classifier, load_detector
+from foveal._draw import colour, draw_objects
 from foveal._errors import UserError
 from foveal.cli import main
 from foveal.data import SUFFIXES, VIDEO_SUFFIXES, BoxAugment, Video, load_split, new_video
 from foveal.data._video import CODECS
-from foveal.detection import draw
-from foveal.detection._draw import colour
 from foveal.tasks import DetectionArgs, DetectorModel
 
 CLASSES = ["cat", "dog", "emu"]
@@ -35,7 +34,7 @@ def save_run(folder, detector="retinanet", classes=CLASSES, **args):
     """The folder of a run with random weights that find much."""
     torch.manual_seed(0)
     task = DetectionArgs(model="test_mat", detector=detector, image_size=64, max_size=96, detector_args=args)
-    task = task.build(classes)
+    task = task.build(SimpleNamespace(classes=classes))
     if detector == "retinanet":
         randomize(task.model.head)
         torch.nn.init.constant_(task.model.head.classification_head.cls_logits.bias, -1.0)
@@ -304,7 +303,7 @@ def test_predictions_are_those_of_python(here, capsys, run):
         assert (answer["height"], answer["width"]) == (64, 80)
         assert answer["labels"] == [CLASSES[label] for label in one["labels"]]
         assert all(score >= threshold for score in answer["scores"])
-        torch.testing.assert_close(torch.tensor(answer["boxes"]), one["boxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(torch.tensor(answer["boxes"]).view(-1, 4), one["boxes"], rtol=0, atol=0.01)
         assert answer["scores"] == pytest.approx(one["scores"].tolist(), abs=1e-4)
         assert ("masks" in answer) is (run == "masks")
         if run == "masks":
@@ -381,7 +380,7 @@ def test_what_is_drawn_stays_in_the_picture_and_can_be_read(size):
     picture = Image.new("RGB", (W, H), (90, 90, 90))
     corners = [[0, 0, W / 8, H / 8], [W * 7 / 8, H * 7 / 8, W, H], [W / 3, H / 3, W * 2 / 3, H * 2 / 3]]
     found = dict(boxes=torch.tensor(corners), labels=torch.tensor([0, 1, 0]), scores=torch.tensor([0.9, 0.8, 0.7]))
-    drawn = np.asarray(draw(picture, found, ["black bear", "zebra"])).astype(int)
+    drawn = np.asarray(draw_objects(picture, found, ["black bear", "zebra"])).astype(int)
     assert drawn.shape == (H, W, 3)
     assert np.asarray(picture).max() == 90  # the picture itself is as it was
     for label, ink in ((0, 0), (1, 0)):
@@ -390,7 +389,7 @@ def test_what_is_drawn_stays_in_the_picture_and_can_be_read(size):
         assert filled.sum() > 3 * height * height  # behind the text
         assert (np.abs(drawn - ink).max(2) < 60).sum() or (np.abs(drawn - 255).max(2) < 60).sum()
     nothing = {name: value[:0] for name, value in found.items()}
-    assert np.array_equal(np.asarray(draw(picture, nothing, ["black bear", "zebra"])), np.asarray(picture))
+    assert np.array_equal(np.asarray(draw_objects(picture, nothing, ["black bear", "zebra"])), np.asarray(picture))
 
 
 def test_masks_are_drawn():
@@ -398,7 +397,9 @@ def test_masks_are_drawn():
     masks = torch.zeros(1, 60, 60, dtype=torch.bool)
     masks[:, 30:50, 30:50] = True
     found = dict(boxes=torch.tensor([[30.0, 30, 50, 50]]), labels=torch.tensor([2]), scores=torch.tensor([0.5]))
-    without, with_ = (np.asarray(draw(picture, one, ["a", "b", "c"])) for one in (found, found | dict(masks=masks)))
+    without, with_ = (
+        np.asarray(draw_objects(picture, one, ["a", "b", "c"])) for one in (found, found | dict(masks=masks))
+    )
     assert (without[40, 40] == 90).all()
     assert with_[40, 40].tolist() == pytest.approx([(90 + c) / 2 for c in colour(2)], abs=1)
 
@@ -541,22 +542,22 @@ def test_a_missing_extra_is_named(here, capsys, monkeypatch):
     assert len(lines(capsys, "run", "files/a.png")) == 1
 
 
-def test_each_loader_names_the_other(place, tmp_path):
-    with pytest.raises(UserError, match="holds a detector: foveal"):
-        __import__("foveal").load_classifier(str(place / "run"))
+def test_each_loader_names_what_it_was_given(place, tmp_path):
+    with pytest.raises(UserError, match="holds no classifier, but a model for detection"):
+        load_classifier(str(place / "run"))
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "config.json").write_text('{"architecture": "test_mat"}')
     (tmp_path / "best" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="holds no detector, but a model for classification"):
         load_detector(str(tmp_path))
     with pytest.raises(ImportError):
-        exec("from foveal import load_segmenter")
+        exec("from foveal import load_nothing")
 
 
 def test_copy_paste_needs_masks(tmp_path):
     content = save_data(tmp_path, 3)
     args = dict(model="test_mat", detector="retinanet", image_size=64, max_size=96)
-    task = DetectionArgs(**args, augment=BoxAugment(copy_paste=0.5)).build(CLASSES)
+    task = DetectionArgs(**args, augment=BoxAugment(copy_paste=0.5)).build(SimpleNamespace(classes=CLASSES))
     data = load_split(str(tmp_path / "found.json"), tmp_path / "pictures", kind="detection")
     task.check(data, train=True)
     for entry in content["annotations"]:
@@ -566,4 +567,3 @@ def test_copy_paste_needs_masks(tmp_path):
     task.check(data, train=False)
     with pytest.raises(UserError, match="copy-paste needs masks, which the data does not have"):
         task.check(data, train=True)
-    assert not math.isnan(len(data))

@@ -7,13 +7,15 @@ from . import backbones  # noqa: F401 - registers the models with timm
 if TYPE_CHECKING:
     from .tasks import load_classifier as load_classifier
     from .tasks import load_detector as load_detector
+    from .tasks import load_keypoints as load_keypoints
+    from .tasks import load_segmenter as load_segmenter
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``load_classifier`` and ``load_detector``, imported when they are asked for: models alone need none of it."""
-    if name in ("load_classifier", "load_detector"):
+    """What loads a trained model, imported when it is asked for: models alone need none of it."""
+    if name in ("load_classifier", "load_detector", "load_keypoints", "load_segmenter"):
         from . import tasks
 
         return getattr(tasks, name)

@@ -4,7 +4,8 @@ Products (convolutions, linear layers, matrix products, attention) are counted b
 reports two operations per multiply-add; we report one. fvcore, whose count the thesis prints as "GFLOPs", adds a few
 elementwise terms, which are counted here by the same rules: LayerNorm 5 per element, BatchNorm in evaluation 2 per
 element, bilinear sampling 4 per output element, global average pooling 1 per input element; softmax, activations,
-additions and copies nothing.
+additions and copies nothing. fvcore's 1 per output element of nearest upsampling is left out: the counter sees parts of
+that operator only.
 """
 
 from dataclasses import dataclass

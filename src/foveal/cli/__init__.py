@@ -9,9 +9,9 @@ import torch
 from .._errors import UserError, first_line, unknown
 
 COMMANDS = {
-    "train": "train a classifier or a detector; without arguments a small one on built-in pictures",
-    "eval": "how good a model is on labelled pictures: accuracy, or average precision",
-    "predict": "label pictures, or find objects in pictures and videos",
+    "train": "train a classifier, a detector, a segmenter; without arguments a small classifier on built-in pictures",
+    "eval": "how good a model is on labelled pictures: accuracy, average precision, mean IoU",
+    "predict": "label pictures or their pixels, find objects in pictures and videos",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
     "bench": "cost and speed of several models side by side",
@@ -47,6 +47,12 @@ def check_device(name: str) -> str:
         what = f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...)"
         raise UserError(f"{what}: {first_line(error)}") from None
     return name
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options; None for what is as it is by default."""
+    default = type(options)()
+    return {name: value if value != getattr(default, name) else None for name, value in vars(options).items()}
 
 
 def check_unused(given: dict[str, Any], kind: str) -> None:

@@ -17,7 +17,7 @@ from ..bench import Setting, environment
 from ..data import Batches, decoder, load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
 from ..tasks import DetectorModel, load_detector
-from ._pictures import WORST, read_batches
+from ._pictures import WORST, percent, plain, read_batches
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
 
@@ -66,8 +66,8 @@ def evaluate_detector(
         except OSError as error:
             raise UserError(f"cannot write {save_predictions}: {error.strerror}") from None
     if as_json:
-        answer: dict[str, Any] = dict(model=model, data=data, metrics=_plain(metrics), images_per_second=rate)
-        answer |= dict(left_out=left_out, skipped=skipped, classes=[_plain(row) for row in classes])
+        answer: dict[str, Any] = dict(model=model, data=data, metrics=plain(metrics), images_per_second=rate)
+        answer |= dict(left_out=left_out, skipped=skipped, classes=[plain(row) for row in classes])
         answer |= dict(
             preprocessing={name: detector.config[name] for name in ("image_size", "max_size")},
             settings=settings,
@@ -112,17 +112,12 @@ def _classes(
     return rows
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """With None for what is not a number, which JSON does not have."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
-
-
 def _show(detector: DetectorModel, metric: CocoAP, metrics: dict[str, Any], rate: float) -> None:
     table = Table("", box=SIMPLE_HEAD, pad_edge=False)
     for kind in metric.kinds:
         table.add_column(f"{SHOWN[kind]} %", justify="right", no_wrap=True)
     for name in FIGURES:
-        table.add_row(name, *(_percent(metrics[PREFIXES[kind] + name]) for kind in metric.kinds))
+        table.add_row(name, *(percent(metrics[PREFIXES[kind] + name]) for kind in metric.kinds))
     console = Console(highlight=False)
     console.print(table)
     size = f"shorter side {detector.config['image_size']} px, longer side {detector.config['max_size']} px at most"
@@ -142,9 +137,5 @@ def _show_classes(metric: CocoAP, classes: list[dict[str, Any]], every: bool) ->
     for name in ("objects", *(f"AP of {SHOWN[kind]} %" for kind in metric.kinds)):
         table.add_column(name, justify="right", no_wrap=True)
     for row in classes if every else sorted(seen, key=lambda row: row["AP"])[:WORST]:
-        table.add_row(row["class"], str(row["objects"]), *(_percent(row[f"{PREFIXES[k]}AP"]) for k in metric.kinds))
+        table.add_row(row["class"], str(row["objects"]), *(percent(row[f"{PREFIXES[k]}AP"]) for k in metric.kinds))
     Console(highlight=False, markup=False).print(table)
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}"

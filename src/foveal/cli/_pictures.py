@@ -1,14 +1,16 @@
 """Pictures that a command is given."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from .._errors import UserError
+from .._errors import UserError, first_line
 from ..data import BadImage, Batches
 
 WORST = 5  # classes named below the table of an evaluation
@@ -60,3 +62,47 @@ def skip(error: BadImage, on_bad_image: Literal["stop", "skip"]) -> None:
     if on_bad_image == "stop":
         raise error
     print(f"skipped: {error}", file=sys.stderr)
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """With None for what is not a number, which JSON does not have."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+
+
+def percent(value: float) -> str:
+    """A figure of a table."""
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def new_files(files: Sequence[tuple[Path, Path]], out: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Where the drawing of each file goes in a folder, whose file of that name is not there yet; raises UserError."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is no folder")
+    sources: dict[Path, Path] = {}
+    for path, name in files:
+        drawing = out / name
+        if name.suffix.lower() not in suffixes:
+            raise UserError(f"cannot draw {path}: expected a name that ends in {', '.join(suffixes)}")
+        if drawing in sources:
+            raise UserError(f"{sources[drawing]} and {path} would both be drawn as {drawing}")
+        if drawing.exists():
+            raise UserError(f"{drawing} exists; nothing was overwritten")
+        sources[drawing] = path
+    return [*sources]
+
+
+def make_folders(files: Sequence[Path]) -> None:
+    """The folders of new files; raises UserError."""
+    for folder in sorted({file.parent for file in files}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def save(picture: Image.Image, file: Path) -> None:
+    """Write a picture; raises UserError."""
+    try:
+        picture.save(file, quality=95)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {file}: {first_line(error)}") from None

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .._errors import UserError, first_line
+from .._draw import draw_objects
+from .._errors import UserError
 from ..data import SUFFIXES, VIDEO_SUFFIXES, BadImage, Video, new_video, open_image
-from ..detection import draw
 from ..metrics import encode_mask
 from ..metrics.coco import DECIMALS
 from ..tasks import DetectorModel, load_detector
-from ._pictures import find_files, skip
+from ._pictures import find_files, make_folders, new_files, save, skip
 
 THRESHOLD = 0.5
 KNOWN = SUFFIXES + VIDEO_SUFFIXES
@@ -39,13 +39,9 @@ def predict_objects(
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be in [0, 1], got {threshold:g}")
     files = find_files(pictures, KNOWN)
-    drawings = [] if out is None else _new_files(files, out)
+    drawings = [] if out is None else new_files(files, out, KNOWN)
     detector = load_detector(model, device=device)
-    for folder in sorted({drawing.parent for drawing in drawings}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {folder}: {error.strerror}") from None
+    make_folders(drawings)
     look = partial(_look, detector, threshold, as_json)
     table, console = Table("file", "objects"), Console(stderr=True)
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
@@ -82,17 +78,14 @@ def _look(
         if "masks" in found:
             answer["masks"] = [encode_mask(mask, mask.shape) for mask in found["masks"].numpy()]
         print(json.dumps(answer))
-    return [*zip(names, found["scores"].tolist())], draw(picture, found, detector.classes) if drawn else picture
+    return [*zip(names, found["scores"].tolist())], draw_objects(picture, found, detector.classes) if drawn else picture
 
 
 def _picture(path: Path, look: Callable, drawing: Path | None) -> str:
     """What is in a picture, for people."""
     found, picture = look(open_image(path), {"picture": str(path)}, drawing is not None)
     if drawing is not None:
-        try:
-            picture.save(drawing, quality=95)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot write {drawing}: {first_line(error)}") from None
+        save(picture, drawing)
     return ", ".join(f"{name} {score:.2f}" for name, score in found)
 
 
@@ -108,20 +101,3 @@ def _video(path: Path, look: Callable, drawing: Path | None, progress: Progress)
             if add is not None:
                 add(picture)
     return f"in {number} pictures: " + (", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none")
-
-
-def _new_files(files: Sequence[tuple[Path, Path]], out: Path) -> list[Path]:
-    """Where the drawing of each file goes in a folder, whose file of that name is not there yet; raises UserError."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is no folder")
-    sources: dict[Path, Path] = {}
-    for path, name in files:
-        drawing = out / name
-        if name.suffix.lower() not in KNOWN:
-            raise UserError(f"cannot draw {path}: expected a name that ends in {', '.join(KNOWN)}")
-        if drawing in sources:
-            raise UserError(f"{sources[drawing]} and {path} would both be drawn as {drawing}")
-        if drawing.exists():
-            raise UserError(f"{drawing} exists; nothing was overwritten")
-        sources[drawing] = path
-    return [*sources]

@@ -159,7 +159,7 @@ def _batches(model: str, data: str, root: Path | None, recipe: str | None, worke
         augment = task.augment
     pictures, _ = load_data(data, root)
     args = ClassificationArgs(model=model, image_size=setting.size[0], augment=augment)
-    return Batches(pictures, args.build(pictures.classes).transform(train=True), setting.batch, seed=0, workers=workers)
+    return Batches(pictures, args.build(pictures).transform(train=True), setting.batch, seed=0, workers=workers)
 
 
 def _speed(batches: Batches, workers: int, setting: Setting, progress: Callable[[int], None]) -> float:

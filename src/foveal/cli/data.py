@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,19 +17,25 @@ from .._errors import UserError
 from ..data import (
     DATASETS,
     FORMATS,
+    IGNORED,
     UNLABELLED,
     BadImage,
+    Bodies,
     Data,
     Marked,
+    MarkedBodies,
     Problem,
     Stream,
     Unreadable,
+    class_map,
     load_parts,
     size_problems,
     write_coco,
 )
+from . import check_unused
 
 Summary: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 
 def main(argv: list[str]) -> int:
@@ -53,7 +60,9 @@ def check(
     /,
     *,
     root: Path | None = None,
-    kind: Literal["detection", "classification"] = "detection",
+    kind: Literal["detection", "keypoints", "segmentation", "classification"] = "detection",
+    ignore_index: int | None = None,
+    reduce_zero_label: bool = False,
     clean: Path | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -62,15 +71,21 @@ def check(
     Args:
         data: a data set's name, a file of annotations or a folder; foveal data lists what there is.
         root: where a named data set lies, or the pictures of a COCO file, or the data of a YAML file.
-        kind: detection reads boxes and masks, and the sizes of the pictures; classification decodes every picture.
+        kind: detection reads boxes and masks, and the sizes of the pictures; keypoints also joints; segmentation
+            decodes every picture and mask, classification every picture.
+        ignore_index: for segmentation, the value in masks of pixels that do not count; 255 without it.
+        reduce_zero_label: for segmentation, 0 in masks does not count either, and the first class is 1.
         clean: write all that is right as COCO's annotations into this .json file; for data with a validation part into
             this folder.
         as_json: print one JSON object of problems and summary.
     """
     if clean is not None and clean.exists():
         raise UserError(f"{clean} exists; nothing was overwritten")
-    if clean is not None and kind != "detection":
-        raise UserError("--clean has no effect on data for classification, which has no annotations to write")
+    if clean is not None and kind in ("classification", "segmentation"):
+        raise UserError(f"--clean has no effect on data for {kind}, which has no annotations to write")
+    if kind != "segmentation":
+        given = {"ignore_index": ignore_index, "reduce_zero_label": reduce_zero_label or None}
+        check_unused(given, f"data for {kind}")
     parts: dict[str, Data] = {}
     problems: list[Problem] = []
     mended: list[Problem] = []
@@ -85,6 +100,9 @@ def check(
     for name, part in parts.items():
         if kind == "classification":
             summaries[name], found = _classification(data, part)
+        elif kind == "segmentation":
+            labels = IGNORED if ignore_index is None else ignore_index, reduce_zero_label
+            summaries[name], found = _segmentation(data, part, *labels)
         else:
             mended += getattr(part, "mended", [])
             parts[name], found = _detection(part)
@@ -104,47 +122,56 @@ def check(
 
 def _detection(part: Data) -> tuple[Data, list[Problem]]:
     """What is left of a part without the pictures of another size, and all of its problems."""
-    if not isinstance(part, Marked):
+    marked = part.marked if isinstance(part, MarkedBodies) else part
+    if not isinstance(marked, Marked):
         return part, []
-    odd = size_problems(part)
-    return part.subset([i for i in range(len(part)) if i not in odd]), [*part.problems, *odd.values()]
+    odd = size_problems(marked)
+    right = marked.subset([i for i in range(len(marked)) if i not in odd])
+    return MarkedBodies(right) if isinstance(part, MarkedBodies) else right, [*marked.problems, *odd.values()]
 
 
 def _objects(part: Any) -> Summary:
     """What is in pictures with objects."""
-    counts, num_crowd, num_empty, num_masks = Counter(), 0, 0, 0
+    counts, joints, num_crowd, num_empty, num_masks, num_unmarked = Counter(), Counter(), 0, 0, 0, 0
     boxes: list[tuple[float, list[float], str]] = []  # smallest and largest: area, width and height, picture
-    for index in range(len(part)):
-        target = part.annotation(index)["target"]
+    bodies = isinstance(part, Bodies)
+    num_pictures = part.num_pictures if bodies else len(part)
+    for index in range(num_pictures):
+        target = vars(part.objects(index)) if bodies else part.annotation(index)["target"]
+        name = part.whole_name(index) if bodies else part.name(index)
         counts.update(target["labels"].tolist())
         num_crowd += int(target["crowd"].sum())
         num_empty += not len(target["labels"])
         num_masks += sum(mask is not None for mask in target["segmentations"] or [])
         sides = (target["boxes"][:, 2:] - target["boxes"][:, :2]).tolist()
-        boxes += [(w * h, [round(w, 2), round(h, 2)], part.name(index)) for w, h in sides]
+        boxes += [(w * h, [round(w, 2), round(h, 2)], name) for w, h in sides]
         boxes = [min(boxes), max(boxes)] if boxes else []
+        if bodies and len(target["labels"]):
+            marked = target["keypoints"][:, :, 2] > 0
+            joints.update(marked.nonzero()[1].tolist())
+            num_unmarked += int((~marked.any(1) & ~target["crowd"]).sum())
     smallest, largest = ({"size": box[1], "picture": box[2]} for box in boxes) if boxes else (None, None)
-    return {
-        "pictures": len(part),
+    found = {
+        "pictures": num_pictures,
         "pictures_without_objects": num_empty,
         "objects": counts.total(),
         "objects_with_mask": num_masks,
         "crowd": num_crowd,
         "smallest_box": smallest,
         "largest_box": largest,
-        "classes": {name: counts[label] for label, name in enumerate(part.classes)},
+        "classes": {name: counts[label] for label, name in enumerate(part.categories if bodies else part.classes)},
     }
+    if bodies:
+        found["objects_without_marked_joint"] = num_unmarked  # not trained on, and ignored in evaluation
+        found["joints"] = {name: joints[place] for place, name in enumerate(part.classes)}
+    return found
 
 
 def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:
     """What is in labelled pictures, and which of them cannot be decoded."""
     problems: list[Problem] = []
     counts = Counter()
-    console = Console(stderr=True)
-    entries = track(
-        _labelled(part), "pictures", len(part), console=console, transient=True, disable=not console.is_terminal
-    )
-    for name, label, error in entries:
+    for name, label, error in _tracked(_labelled(part), len(part)):
         counts[label] += 1
         if error is not None:
             problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
@@ -153,6 +180,33 @@ def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:
         "pictures_without_class": counts[UNLABELLED],
         "classes": {name: counts[label] for label, name in enumerate(part.classes)},
     }, problems
+
+
+def _segmentation(data: str, part: Any, ignore_index: int, reduce_zero_label: bool) -> tuple[Summary, list[Problem]]:
+    """How many pixels of each class there are, and which pictures or masks cannot be used."""
+    problems: list[Problem] = []
+    counts = np.zeros(IGNORED + 1, np.int64)
+    for index in _tracked(range(len(part)), len(part)):
+        name = part.name(index)
+        try:
+            size, mask = part.picture(index).size[::-1], part.annotation(index)["mask"]
+            counts += np.bincount(
+                class_map(mask, size, name, len(part.classes), ignore_index, reduce_zero_label).ravel(),
+                minlength=IGNORED + 1,
+            )
+        except BadImage as error:
+            problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
+    return {
+        "pictures": len(part) - len(problems),
+        "pixels_that_do_not_count": int(counts[IGNORED]),
+        "classes": {name: int(counts[label]) for label, name in enumerate(part.classes)},
+    }, problems
+
+
+def _tracked(entries: Iterable[T], number: int) -> Iterable[T]:
+    """The same, with a bar on a terminal."""
+    console = Console(stderr=True)
+    return track(entries, "pictures", number, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _labelled(part: Data) -> Iterator[tuple[str, int, BadImage | None]]:
@@ -177,7 +231,7 @@ def _labelled(part: Data) -> Iterator[tuple[str, int, BadImage | None]]:
 
 def _check_clean(out: Path, data: str, parts: dict[str, Data]) -> None:
     """Raise UserError if there is nothing to write to ``out``, or no place for all of it."""
-    if not all(isinstance(part, Marked) for part in parts.values()):
+    if not all(isinstance(part, Marked | MarkedBodies) for part in parts.values()):
         raise UserError(f"--clean has no effect on {data}, which has no annotations to write")
     if out.suffix == ".json" and len(parts) > 1:
         raise UserError(f"{data} has two parts, {' and '.join(parts)}; --clean takes a folder for them, not {out}")
@@ -187,8 +241,10 @@ def _write(out: Path, parts: dict[str, Any]) -> list[Path]:
     """Write cleaned annotations; return their files."""
     written = []
     for name, part in parts.items():
-        written.append(out if out.suffix == ".json" else out / "annotations" / f"instances_{name}.json")
-        write_coco(part, written[-1])
+        bodies = isinstance(part, MarkedBodies)
+        file = f"{'person_keypoints' if bodies else 'instances'}_{name}.json"
+        written.append(out if out.suffix == ".json" else out / "annotations" / file)
+        write_coco(part.marked if bodies else part, written[-1])
     return written
 
 
@@ -203,9 +259,10 @@ def _show(problems: list[Problem], mended: list[Problem], summaries: dict[str, S
             values = [summary[key] for summary in summaries.values()]
             if isinstance(values[0], int):
                 table.add_row(key.replace("_", " "), *map(str, values))
-            elif key == "classes":
+            elif key in ("classes", "joints"):
                 for label in values[0]:
-                    table.add_row(f"class {label}", *(str(counts[label]) for counts in values))
+                    one = "class" if key == "classes" else "joint"
+                    table.add_row(f"{one} {label}", *(str(counts[label]) for counts in values))
             else:
                 sizes = ("-" if box is None else "{:g}x{:g}".format(*box["size"]) for box in values)
                 table.add_row(f"{key.replace('_', ' ')}, px", *sizes)

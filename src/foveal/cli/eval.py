@@ -1,16 +1,16 @@
 """``foveal eval MODEL --data D [--per-class] [--json]``"""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from .._errors import UserError
-from ..tasks import AS_TRAINED, Preprocessing, kind_of
-from . import check_device, check_unused
+from ..tasks import AS_TRAINED, AT_ONCE, Preprocessing, Views, kind_of
+from . import changed, check_device, check_unused
 from ._eval_classification import evaluate_classifier
 from ._eval_detection import evaluate_detector
+from ._eval_segmentation import evaluate_segmenter
 
 
 def main(argv: list[str]) -> int:
@@ -30,22 +30,23 @@ def evaluate(
     workers: int = 0,
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
+    views: Views = AT_ONCE,
     confusion: Path | None = None,
     save_predictions: Path | None = None,
     per_class: bool = False,
     on_bad_image: Literal["stop", "skip"] = "stop",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
-    """Accuracy, calibration and confusion of a classifier, COCO's average precision of a detector.
+    """Accuracy and calibration of a classifier, COCO's average precision of a detector, mean IoU of a segmenter.
 
     Args:
-        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or an
-            .onnx file.
+        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
+            an .onnx file.
         data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
         root: where a named data set lies, or the pictures of a COCO file.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class
             index or name, also behind the picture's name), or ImageNet-ReaL's real.json. Of a classifier.
-        batch_size: pictures at once; 64 without it, and 8 of a detector.
+        batch_size: pictures at once; without it 64 of a classifier, and 8 of others.
         workers: processes that read pictures; 0 reads them in between.
         device: as torch names it.
         precision: bf16 runs under autocast.
@@ -55,16 +56,20 @@ def evaluate(
         on_bad_image: stop at a picture that cannot be read and at annotations that are wrong, or skip and list them.
         as_json: print one JSON object of metrics, classes, settings and environment, and of a classifier's confusions.
     """
-    detects = kind_of(model) == "detection"
-    batch_size = (8 if detects else 64) if batch_size is None else batch_size
+    kind = kind_of(model)
+    batch_size = (64 if kind == "classification" else 8) if batch_size is None else batch_size
     for name, value, least in (("batch-size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}")
     common: dict[str, Any] = dict(data=data, root=root, batch_size=batch_size, workers=workers)
     common |= dict(device=check_device(device), precision=precision)
     common |= dict(per_class=per_class, on_bad_image=on_bad_image, as_json=as_json)
-    if detects:
-        check_unused({"labels": labels, "confusion": confusion} | asdict(preprocessing), "a detector")
+    of_classifiers = {"labels": labels, "confusion": confusion} | changed(preprocessing)
+    if kind == "detection":
+        check_unused(of_classifiers | changed(views), "a detector")
         return evaluate_detector(model, save_predictions=save_predictions, **common)
-    check_unused({"save_predictions": save_predictions}, "a classifier")
+    if kind == "segmentation":
+        check_unused(of_classifiers | {"save_predictions": save_predictions}, "a segmenter")
+        return evaluate_segmenter(model, views=views, **common)
+    check_unused({"save_predictions": save_predictions} | changed(views), "a classifier")
     return evaluate_classifier(model, labels=labels, preprocessing=preprocessing, confusion=confusion, **common)

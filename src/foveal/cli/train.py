@@ -165,7 +165,7 @@ def train_run(
         args = replace(args, pretrained=False, weights=None)  # what they gave is in the checkpoint
     random_seed(run.seed)
     try:
-        task = args.build(train_data.classes)
+        task = args.build(train_data)
         task.check(train_data, train=True)
         task.check(val_data, train=False)
         example = task.example()
@@ -223,10 +223,7 @@ def train_run(
     else:
         log.say(f"{run.out} was finished before; best weights in {run.out}/best")
     log.say(f"next: foveal predict {run.out} PICTURE...")
-    if run.task.data == "detection":
-        log.say(f'  or: import foveal; foveal.load_detector("{run.out}").detect([PICTURE])')
-    else:
-        log.say(f'  or: import foveal, timm; timm.create_model("local-dir:{run.out}/best", pretrained=True)')
+    log.say(f"  or: {task.card().short.format(folder=str(run.out))}")
     return figures
 
 
@@ -270,7 +267,7 @@ def _describer(stored: dict, training: Training, cost: dict[str, float]) -> Call
     def describe(figures: dict[str, float]) -> dict[str, str]:
         stored_now = stored | dict(figures=figures)
         made: dict[str, Any] = dict(run=stored_now, figures=figures, cost=cost, command=stored["command"])
-        card = model_card(config=training.task.config(), **made)
+        card = model_card(card=training.task.card(), config=training.task.config(), **made)
         return {"run.json": json.dumps(stored_now, indent=2), "README.md": card}
 
     return describe

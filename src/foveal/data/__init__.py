@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from .._errors import UserError, some, unknown
+from ._bodies import Bodies, Crop, MarkedBodies
 from ._decode import BadImage, decode_image, decoder, open_image
 from ._loader import Batches, OnImage
 from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, run_length_code, size_problems
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
+from ._skeleton import Joints
 from ._video import VIDEO_SUFFIXES, Video, new_video
 from .boxes import BoxAugment, BoxTransform, stack_marked
-from .coco import coco, is_coco, write_coco
+from .coco import coco, coco_keypoints, is_coco, is_coco_keypoints, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
+from .figures import Figures, figures
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
+from .joints import JointAugment, JointTransform, stack_bodies
 from .listing import listing
 from .mask_folder import Masked, hold_out_masked, is_mask_folder, mask_folder
-from .masks import IGNORED, MaskAugment, MaskTransform, stack_masked
+from .masks import IGNORED, MaskAugment, MaskTransform, class_map, stack_masked
 from .scenes import SceneMasks, Scenes, scene_masks, scenes
 from .voc import is_voc, voc
 from .webdataset import webdataset
@@ -32,10 +36,17 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "BadImage",
     "Batches",
+    "Bodies",
     "BoxAugment",
     "BoxTransform",
+    "Crop",
     "Data",
+    "Figures",
+    "JointAugment",
+    "JointTransform",
+    "Joints",
     "Marked",
+    "MarkedBodies",
     "MaskAugment",
     "MaskTransform",
     "Masked",
@@ -49,6 +60,7 @@ __all__ = [
     "Stream",
     "Unreadable",
     "Video",
+    "class_map",
     "decode_image",
     "decode_mask",
     "decoder",
@@ -59,6 +71,7 @@ __all__ = [
     "open_image",
     "run_length_code",
     "size_problems",
+    "stack_bodies",
     "stack_marked",
     "stack_masked",
     "write_coco",
@@ -107,11 +120,13 @@ def _rootless(read: Callable[[str], Parts], takers: str = "fashion, fashion-mnis
 
 TAKERS = "the pictures of a COCO file and the data of a YAML file"
 _scenes, _scene_masks = _rootless(scenes, TAKERS), _rootless(scene_masks, TAKERS)
+_figures = _rootless(figures, TAKERS)
 
 DATASETS: dict[str, dict[str, Callable[[Path | None], Parts]]] = {  # by kind
     "classification": {"fashion": _fashion, "fashion-mnist": _fashion_mnist},
     "detection": {"scenes": lambda root: _scenes("scenes", root, False)},
     "segmentation": {"scenes": lambda root: _scene_masks("scenes", root, False)},
+    "keypoints": {"figures": lambda root: _figures("figures", root, False)},
 }
 
 FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
@@ -131,6 +146,14 @@ FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
         Format("scenes:COUNT, scenes:COUNTxHEIGHT", lambda name: name.startswith("scenes:"), _scene_masks),
         Format("images/ beside masks/ and classes.txt, ADE20K", is_mask_folder, mask_folder),
     ],
+    "keypoints": [
+        Format("figures:COUNT, figures:COUNTxHEIGHT", lambda name: name.startswith("figures:"), _figures),
+        Format(
+            "COCO .json, annotations/person_keypoints_*.json, train/_annotations.coco.json",
+            is_coco_keypoints,
+            coco_keypoints,
+        ),
+    ],
 }
 
 
@@ -143,12 +166,13 @@ def load_data(
         name: a key of ``DATASETS``, or what a format takes. For classification a folder of shape ``class/picture`` or
             ``train/ val/``, a list (.csv, .jsonl), ``hf:`` and a name or path, or shards (a pattern of .tar files, an
             index .json); for detection ``scenes:COUNTxHEIGHT``, COCO's .json or a folder of it, YOLO's .yaml or a
-            folder with data.yaml, a folder of Pascal VOC; for segmentation scenes, or a folder of pictures and masks.
+            folder with data.yaml, a folder of Pascal VOC; for segmentation scenes, or a folder of pictures and masks;
+            for keypoints ``figures:COUNTxHEIGHT``, COCO's .json or a folder of it.
         root: where a named data set lies, or the pictures of a COCO file, or the data of a YAML file; that of ``val``
             too if it is such a file.
         val: what gives the validation pictures, if it is not ``name``. Without it, and if ``name`` says nothing of
-            validation, a tenth of every class, in detection a tenth of the pictures, is held out.
-        kind: classification, detection or segmentation.
+            validation, a tenth of every class, in other kinds a tenth of the pictures, is held out.
+        kind: classification, detection, segmentation or keypoints.
         skip: leave out what is wrong with annotations of objects, and list it as ``problems``.
 
     Raises:
@@ -160,7 +184,8 @@ def load_data(
         raise UserError(f"{name} has no training pictures")
     _check_labels(name, train)
     if val is not None:
-        other = load_split(val, root if kind == "detection" and Path(val).is_file() else None, kind=kind, skip=skip)
+        files = kind in ("detection", "keypoints") and Path(val).is_file()
+        other = load_split(val, root if files else None, kind=kind, skip=skip)
         _check_labels(val, other)
         if train.classes != other.classes:
             raise UserError(f"{name} and {val} differ in their classes: {_difference(train.classes, other.classes)}")
@@ -170,6 +195,8 @@ def load_data(
         return train, own
     if isinstance(train, Marked):
         return hold_out_marked(train, name)
+    if isinstance(train, MarkedBodies):
+        return train.held_out(name)
     if isinstance(train, Masked):
         return hold_out_masked(train, name)
     if not isinstance(train, Divisible):
@@ -187,8 +214,9 @@ def load_split(name: str, root: Path | None = None, *, kind: str = "classificati
     """
     train, val = load_parts(name, root, kind=kind, skip=skip)
     data = val if val is not None else train
-    if data is None or not len(data):
+    if data is None:
         raise UserError(f"{name} has no pictures")
+    _check_some(name, data)
     return data
 
 
@@ -206,11 +234,15 @@ def load_parts(name: str, root: Path | None = None, *, kind: str = "classificati
     raise unknown("data set or folder", name, DATASETS[kind])
 
 
+def _check_some(name: str, data: Data) -> None:
+    if not len(data):
+        raise UserError(f"{name} has no {'body with a marked joint' if isinstance(data, Bodies) else 'pictures'}")
+
+
 def _check_labels(name: str, data: Data) -> None:
     if not data.classes:
         raise UserError(f"{name} has no class folders; expected {name}/CLASS/PICTURE")
-    if not len(data):
-        raise UserError(f"{name} has no pictures")
+    _check_some(name, data)
     if isinstance(data, Labelled) and any(data.label(index) == UNLABELLED for index in range(len(data))):
         raise UserError(f"{name} has pictures without a class")
 

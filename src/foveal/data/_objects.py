@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import mul
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from PIL import Image
 from .._errors import UserError
 from ._decode import BadImage, open_image, picture_size
 from ._pictures import VAL_SHARE, Pictures
+from ._skeleton import Joints
 
 EDGE = 1.0  # px by which a box may stick out of its picture: tools round differently; it is cut, and listed as mended
 MAX_SIDE = 10**6  # px of a picture
@@ -30,6 +31,8 @@ class Objects:
         area: [n] in square pixels; of the mask where there is one.
         segmentations: per object polygons [[x, y, x, y, ...], ...] or a run-length code {"size", "counts"}, as COCO has
             them, or None if it has no mask; None where no object of the picture has one.
+        keypoints: of data for keypoints [n, K, 3]: x, y, and 0 where a joint is not marked, 1 where it is hidden, 2
+            where it is seen; else None.
         image_id: how the data numbers the picture.
         size: (height, width) in pixels, as the data states it.
         places: in a COCO file, the place of the picture in its list and those of the objects in theirs.
@@ -40,6 +43,7 @@ class Objects:
     crowd: np.ndarray
     area: np.ndarray
     segmentations: list[Any] | None = None
+    keypoints: np.ndarray | None = None
     image_id: int | str = 0
     size: tuple[int, int] | None = None
     places: tuple[int, list[int]] | None = None
@@ -92,6 +96,7 @@ class Mark(NamedTuple):
     crowd: bool = False
     area: float | None = None  # None for that of the box
     segmentation: Any = None
+    keypoints: Sequence[float] | None = None  # x, y and visibility of each joint
     place: int = 0
 
 
@@ -107,6 +112,7 @@ class Marked(Pictures):
         problems: what is wrong in the data. It was left out in reading, unless the reason says otherwise.
         mended: what was put right in reading: boxes cut at the picture's edge.
         file: the COCO file that it was read from, if it was one.
+        joints: of data for keypoints.
     """
 
     classes: list[str]
@@ -116,6 +122,7 @@ class Marked(Pictures):
     problems: list[Problem] = field(default_factory=list)
     mended: list[Problem] = field(default_factory=list)
     file: Path | None = None
+    joints: Joints | None = None
 
     def __post_init__(self):
         self.category_ids = self.category_ids or list(range(1, len(self.classes) + 1))
@@ -152,7 +159,7 @@ class Marked(Pictures):
     def subset(self, indices: Sequence[int]) -> "Marked":
         """Some of the pictures, in the given order."""
         paths, objects = [self.paths[i] for i in indices], [self.objects[i] for i in indices]
-        return Marked(self.classes, paths, objects, self.category_ids, self.problems, self.mended, self.file)
+        return replace(self, paths=paths, objects=objects)
 
 
 def hold_out_marked(data: Marked, place: str) -> tuple[Marked, Marked]:
@@ -196,12 +203,14 @@ def objects_of(marks: Sequence[Mark], image_id: int | str, size: tuple[int, int]
     sides = boxes[:, 2:] - boxes[:, :2]
     area = [side[0] * side[1] if mark.area is None else mark.area for mark, side in zip(marks, sides)]
     masks = [mark.segmentation for mark in marks]
+    keypoints = [mark.keypoints for mark in marks if mark.keypoints is not None]  # of all, or of none
     return Objects(
         boxes,
         np.array([mark.label for mark in marks], np.int64),
         np.array([mark.crowd for mark in marks], bool),
         np.array(area, np.float64),
         masks if any(mask is not None for mask in masks) else None,
+        np.array(keypoints, np.float64).reshape(len(marks), -1, 3) if keypoints else None,
         image_id,
         size,
         None if place is None else (place, [mark.place for mark in marks]),

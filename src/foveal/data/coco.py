@@ -1,4 +1,4 @@
-"""COCO's JSON: pictures with boxes, crowds and masks (Lin et al., 2014).
+"""COCO's JSON: pictures with boxes, crowds, masks and keypoints (Lin et al., 2014).
 
 =============================================== ======================================================================
 an annotation file ``NAME.json``                pictures beside it, in ``images/`` beside it, or in ``root``
@@ -8,6 +8,12 @@ an annotation file ``NAME.json``                pictures beside it, in ``images/
 
 A box that sticks out of its picture by one pixel at most is cut. A mask must be for a picture of the stated size and
 lie within it, and its box must have an IoU of ``AGREE`` with the stated one.
+
+Data for keypoints are read from ``person_keypoints_*.json`` in place of ``instances_*.json``. Classes are the
+categories with a list of ``keypoints``, which all of them must have in common; objects of others are passed over. A
+category may have, beside COCO's ``skeleton``, ``flip_pairs``, pairs of joints counted from 1, and ``sigmas``, a number
+for each joint. Without them pairs are those whose names differ in left and right alone, and sigmas are those of COCO
+for COCO's joints, and 0.079 for others.
 """
 
 import json
@@ -16,7 +22,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -24,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import UserError, first_line
+from ._bodies import MarkedBodies
 from ._objects import (
     EDGE,
     MAX_SIDE,
@@ -39,9 +46,11 @@ from ._objects import (
     read_text,
     stop_at,
 )
+from ._skeleton import Joints, pairs_of_sides, usual_sigmas
 
 AGREE = 0.25  # IoU of bbox and the box of the mask, both a pixel wider on each side: less is another object's mask
 LISTS = ("images", "annotations", "categories")
+PREFIXES = ("instances_", "person_keypoints_")  # of annotation files, without and with keypoints
 
 
 def is_coco(name: str) -> bool:
@@ -49,35 +58,51 @@ def is_coco(name: str) -> bool:
     return name.endswith(".json") or bool(Path(name).is_dir() and _files(Path(name)))
 
 
-def coco(name: str, root: Path | None, skip: bool) -> tuple[Marked | None, Marked | None]:
+def is_coco_keypoints(name: str) -> bool:
+    """``is_coco`` of data for keypoints."""
+    return name.endswith(".json") or bool(Path(name).is_dir() and _files(Path(name), keypoints=True))
+
+
+def coco(name: str, root: Path | None, skip: bool, keypoints: bool = False) -> tuple[Marked | None, Marked | None]:
     """Training and validation part; a single file is a training part.
 
     Args:
         name: an annotation file or a folder.
         root: the folder of a file's pictures.
         skip: leave out what is wrong, and list it as ``problems``; else the first of it raises.
+        keypoints: read data for keypoints.
 
     Raises:
         UserError: no such file or folder, JSON that cannot be read, wrong annotations, no classes, no pictures.
     """
     path = Path(name)
     if not path.is_dir():
-        return _checked(path, root, name, skip), None
+        return _checked(path, root, name, skip, keypoints), None
     if root is not None:
         raise UserError(f"--root has no effect on the folder {name}; it is for an annotation file")
-    files = _files(path)
-    train, val = (_checked(files[part], None, name, skip) if part in files else None for part in ("train", "val"))
+    files = _files(path, keypoints)
+    train, val = (
+        _checked(files[part], None, name, skip, keypoints) if part in files else None for part in ("train", "val")
+    )
     if train is not None and val is not None and train.classes != val.classes:
         odd = sorted({*train.classes} ^ {*val.classes}) or ["their order"]
         raise Unreadable(files["val"], "categories", f"they differ from those of {files['train']}: {', '.join(odd)}")
+    if train is not None and val is not None and train.joints != val.joints:
+        raise Unreadable(files["val"], "categories", f"their joints are not those of {files['train']}")
     return train, val
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def coco_keypoints(name: str, root: Path | None, skip: bool) -> tuple[MarkedBodies | None, MarkedBodies | None]:
+    """``coco`` of data for keypoints, with a body in each sample; arguments and errors are the same."""
+    train, val = (None if part is None else MarkedBodies(part) for part in coco(name, root, skip, keypoints=True))
+    return train, val
+
+
+def _files(folder: Path, keypoints: bool = False) -> dict[str, Path]:
     """The annotation files of train and val in a folder."""
-    found = {}
+    found, prefix = {}, PREFIXES[keypoints]
     for part, roboflow in (("train", "train"), ("val", "valid")):
-        files = sorted((folder / "annotations").glob(f"instances_{part}*.json"))
+        files = sorted((folder / "annotations").glob(f"{prefix}{part}*.json"))
         files += [file for file in [folder / roboflow / "_annotations.coco.json"] if file.is_file()]
         if len(files) > 1:
             raise UserError(f"{folder} has several annotation files, name one: {', '.join(map(str, files))}")
@@ -86,14 +111,14 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _checked(file: Path, root: Path | None, source: str, skip: bool) -> Marked:
-    data = read_coco(file, root)
+def _checked(file: Path, root: Path | None, source: str, skip: bool, keypoints: bool) -> Marked:
+    data = read_coco(file, root, keypoints)
     if not skip:
         stop_at(data.problems, source if root is None else f"{source} --root {root}")
     return data
 
 
-def read_coco(file: Path, root: Path | None = None) -> Marked:
+def read_coco(file: Path, root: Path | None = None, keypoints: bool = False) -> Marked:
     """All that is right in an annotation file, and the problems of the rest.
 
     Classes are in the order of their ids.
@@ -101,11 +126,13 @@ def read_coco(file: Path, root: Path | None = None) -> Marked:
     Args:
         file: COCO's JSON.
         root: the folder of its pictures, if they are not where the format has them.
+        keypoints: read data for keypoints.
 
     Raises:
-        UserError: it cannot be read, is no COCO JSON, has no classes, or none of its pictures is there.
+        UserError: it cannot be read, is no COCO JSON, has no classes, or none of its pictures is there; of data for
+            keypoints also a malformed list of joints.
     """
-    return _Reader(file, [root] if root is not None else _roots(file)).read(_load(file))
+    return _Reader(file, [root] if root is not None else _roots(file), keypoints).read(_load(file))
 
 
 def write_coco(data: Marked, file: Path) -> None:
@@ -158,8 +185,10 @@ def write_coco(data: Marked, file: Path) -> None:
 class _Reader:
     """What is right and wrong in one file."""
 
-    def __init__(self, file: Path, roots: Sequence[Path]):
-        self.file, self.roots = file, roots
+    def __init__(self, file: Path, roots: Sequence[Path], keypoints: bool):
+        self.file, self.roots, self.keypoints = file, roots, keypoints
+        self.joints: Joints | None = None
+        self.others: set[int] = set()  # ids of categories without joints, where these are read
         self.problems: list[Problem] = []
         self.mended: list[Problem] = []
         self.labels: dict[int, int] = {}  # by category id
@@ -171,6 +200,8 @@ class _Reader:
     def read(self, content: dict[str, list]) -> Marked:
         """The data of an object with the three lists."""
         names = self._categories(content["categories"], content["annotations"])
+        if self.keypoints:
+            names = self._bodies(names, content["categories"])
         self._images(content["images"])
         marks = self._annotations(content["annotations"])
         objects = []
@@ -178,7 +209,7 @@ class _Reader:
             size = picture["height"], picture["width"]
             objects.append(objects_of(marks[image_id], image_id, size, self.places[image_id]))
         paths = [self.paths[image_id] for image_id in self.pictures]
-        return Marked(names, paths, objects, list(self.labels), self.problems, self.mended, self.file)
+        return Marked(names, paths, objects, list(self.labels), self.problems, self.mended, self.file, self.joints)
 
     def _wrong(self, where: str, reason: str) -> None:
         self.problems.append(Problem(self.file, where, reason))
@@ -207,6 +238,30 @@ class _Reader:
             raise Unreadable(self.file, "categories", "there is none; expected one at least", self.problems)
         self.labels = {number: label for label, number in enumerate(sorted(taken.values()))}
         return [found[number] for number in self.labels]
+
+    def _bodies(self, names: list[str], entries: list) -> list[str]:
+        """The names of the classes that have joints, which all must have in common."""
+        found: dict[int, Any] = {}
+        for entry in entries:
+            number = _key(entry, "id")
+            if number in self.labels and number not in found and "keypoints" in entry:
+                found[number] = entry
+        if not found:
+            reason = "none has a list of keypoints, the names of its joints"
+            raise Unreadable(self.file, "categories", reason, self.problems)
+        for number, entry in found.items():
+            try:
+                joints = read_joints(entry)
+                if self.joints not in (None, joints):
+                    raise Wrong("its joints are not those of the other categories; expected one kind of body")
+            except Wrong as error:
+                raise Unreadable(self.file, f"category id {number}", str(error), self.problems) from None
+            self.joints = joints
+        self.others = self.labels.keys() - found.keys()
+        kept = [number for number in self.labels if number in found]
+        names = [names[self.labels[number]] for number in kept]
+        self.labels = {number: label for label, number in enumerate(kept)}
+        return names
 
     def _images(self, entries: list) -> None:
         files: dict[Any, int | str] = {}
@@ -266,6 +321,8 @@ class _Reader:
             if image_id in self.lost:
                 lost[image_id] += 1
                 continue
+            if _key(entry, "category_id") in self.others:
+                continue
             where = f"annotation number {place + 1}" if number is None else f"annotation id {number}"
             if image_id in self.pictures:
                 where += f" (image id {image_id}, file {self.pictures[image_id]['file_name']})"
@@ -315,11 +372,59 @@ class _Reader:
         fitted = fit_box((x, y, x + w, y + h), size)
         mask = entry.get("segmentation") or None
         area = None if mask is None else check_mask(mask, size, fitted)
+        keypoints = None if self.joints is None else check_keypoints(entry, self.joints, size)
         if fitted != [x, y, x + w, y + h]:
             self.mended.append(
                 Problem(self.file, where, f"bbox {box} is cut at the edge of the picture, {size[1]}x{size[0]}")
             )
-        return Mark(fitted, self.labels[category], crowd == 1, entry.get("area", area), mask, place)
+        return Mark(fitted, self.labels[category], crowd == 1, entry.get("area", area), mask, keypoints, place)
+
+
+def read_joints(category: dict[str, Any]) -> Joints:
+    """The joints of a category; raises Wrong."""
+    names = category["keypoints"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise Wrong(f"keypoints must be a list of names, got {brief(names)}")
+    if len({*names}) < len(names):
+        raise Wrong(f"two of its keypoints are called {next(n for n in names if names.count(n) > 1)}")
+    skeleton = _pairs("skeleton", category.get("skeleton", []), len(names))
+    flip_pairs = pairs_of_sides(names)
+    if "flip_pairs" in category:
+        flip_pairs = _pairs("flip_pairs", category["flip_pairs"], len(names))
+        if len({*chain(*flip_pairs)}) < 2 * len(flip_pairs):
+            raise Wrong("a joint is in two of its flip_pairs, or with itself in one")
+    sigmas = category.get("sigmas", [*usual_sigmas(names)])
+    if not isinstance(sigmas, list) or len(sigmas) != len(names) or not are_finite(sigmas) or min(sigmas) <= 0:
+        raise Wrong(f"sigmas must be {len(names)} numbers above 0, got {brief(sigmas)}")
+    return Joints(tuple(names), skeleton, flip_pairs, tuple(map(float, sigmas)))
+
+
+def _pairs(name: str, given: Any, num_joints: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of joints, which a file counts from 1; raises Wrong."""
+    numbers = range(1, num_joints + 1)
+    pairs = given if isinstance(given, list) else [given]
+    for pair in pairs:
+        fits = isinstance(pair, list) and len(pair) == 2 and {*map(type, pair)} == {int}
+        if not fits or not all(number in numbers for number in pair):
+            raise Wrong(f"{name} must be pairs of joints, with numbers from 1 to {num_joints}, got {brief(pair)}")
+    return tuple((a - 1, b - 1) for a, b in pairs)
+
+
+def check_keypoints(entry: dict[str, Any], joints: Joints, size: tuple[int, int]) -> list[float]:
+    """x, y and visibility of each joint of an annotation, in one list; raises Wrong."""
+    (H, W), values = size, entry.get("keypoints")
+    if values is None and entry.get("iscrowd") == 1:
+        values = [0] * 3 * len(joints)
+    if not isinstance(values, list) or not are_finite(values):
+        raise Wrong(f"keypoints must be a list of finite numbers, got {brief(values)}")
+    if len(values) != 3 * len(joints):
+        raise Wrong(f"keypoints has {len(values)} numbers; expected x, y and visibility of {len(joints)} joints")
+    for name, x, y, seen in zip(joints.names, values[::3], values[1::3], values[2::3]):
+        if seen not in (0, 1, 2):
+            raise Wrong(f"the visibility of {name} is {seen:g}; expected 0 (not marked), 1 (hidden) or 2 (seen)")
+        if seen and not (-EDGE <= x <= W + EDGE and -EDGE <= y <= H + EDGE):
+            raise Wrong(f"{name} at ({x:g}, {y:g}) is out of the picture, which is {W}x{H}")
+    return values
 
 
 def check_mask(mask: Any, size: tuple[int, int], box: Sequence[float]) -> float:
@@ -421,7 +526,7 @@ def _roots(file: Path) -> list[Path]:
     folder = file.parent
     if folder.name != "annotations":
         return [folder, folder / "images"]
-    part = file.stem.removeprefix("instances_")
+    part = file.stem.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
     return [folder.parent / part, folder.parent / "images" / part, folder, folder / "images"]
 
 

@@ -69,7 +69,7 @@ class MaskTransform:
         reduce_zero_label: bool = False,
     ):
         self.size, self.max_size, self.mean, self.std, self.augment = size, max_size, mean, std, augment
-        self.num_classes, self.ignore_index, self.reduce_zero_label = num_classes, ignore_index, reduce_zero_label
+        self.labels = num_classes, ignore_index, reduce_zero_label
         self.colour = v2.RandomPhotometricDistort() if augment is not None and augment.photometric else v2.Identity()
         self.fill = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)  # about 0 when normalised
 
@@ -88,7 +88,8 @@ class MaskTransform:
         picture: Image.Image = sample["image"]
         image, found = pixels(picture), {}
         if "mask" in sample:
-            found["mask"] = torch.from_numpy(self.classes(sample["mask"], image.shape[1:], sample["name"]))
+            classes = class_map(sample["mask"], image.shape[1:], sample["name"], *self.labels)
+            found["mask"] = torch.from_numpy(classes)
         if self.augment is not None:
             image, found["mask"] = self._augmented(self.augment, image, found["mask"])
         else:
@@ -100,23 +101,6 @@ class MaskTransform:
             "name": sample["name"],
             **found,
         }
-
-    def classes(self, mask: np.ndarray, size: Sequence[int], name: str) -> np.ndarray:
-        """Classes uint8 [H, W], 255 where a pixel does not count, of a mask's values [H, W]; raises BadImage."""
-        if mask.shape != tuple(size):
-            (h, w), (H, W) = mask.shape, size
-            raise BadImage(name, f"its mask is {w}x{h}, the picture {W}x{H}")
-        first = int(self.reduce_zero_label)
-        counts = mask != self.ignore_index
-        if self.reduce_zero_label:
-            counts &= mask != 0
-        values = mask[counts]
-        if values.size and not (first <= values.min() and values.max() < first + self.num_classes):
-            odd = int(values.min() if values.min() < first else values.max())
-            more = "" if self.reduce_zero_label else "; give --reduce-zero-label if 0 means that a pixel does not count"
-            last = first + self.num_classes - 1
-            raise BadImage(name, f"its mask has the value {odd}, and classes are {first} to {last}{more}")
-        return np.where(counts, mask - first, IGNORED).astype(np.uint8)
 
     def _augmented(
         self, augment: MaskAugment, image: torch.Tensor, mask: torch.Tensor
@@ -152,6 +136,40 @@ class MaskTransform:
             if (counts > 0).sum() > 1 and counts.max() < augment.max_class_share * counts.sum():
                 break
         return top, left
+
+
+def class_map(
+    mask: np.ndarray,
+    size: Sequence[int],
+    name: str,
+    num_classes: int,
+    ignore_index: int = IGNORED,
+    reduce_zero_label: bool = False,
+) -> np.ndarray:
+    """Classes uint8 [H, W], 255 where a pixel does not count, of a mask's values.
+
+    Args:
+        mask: [H, W].
+        size: height and width of its picture.
+        name: of the picture.
+        num_classes, ignore_index, reduce_zero_label: see ``MaskTransform``.
+
+    Raises:
+        BadImage: the mask is of another size than its picture, or has a value beyond the classes.
+    """
+    if mask.shape != tuple(size):
+        (h, w), (H, W) = mask.shape, size
+        raise BadImage(name, f"its mask is {w}x{h}, the picture {W}x{H}")
+    first = int(reduce_zero_label)
+    counts = mask != ignore_index
+    if reduce_zero_label:
+        counts &= mask != 0
+    values = mask[counts]
+    if values.size and not (first <= values.min() and values.max() < first + num_classes):
+        odd, last = int(values.min() if values.min() < first else values.max()), first + num_classes - 1
+        more = "" if reduce_zero_label else "; give --reduce-zero-label if 0 means that a pixel does not count"
+        raise BadImage(name, f"its mask has the value {odd}, and classes are {first} to {last}{more}")
+    return np.where(counts, mask - first, IGNORED).astype(np.uint8)
 
 
 def stack_masked(samples: list[dict]) -> dict:

@@ -145,7 +145,7 @@ def scenes(name: str) -> tuple[Scenes, Scenes]:
         raise UserError(f"{name} has no scene; expected a number above 0")
     if not 32 <= height <= 2048:
         raise UserError(f"the height of scenes must be in 32..2048, got {height}")
-    size, (train, val) = (height, height * 5 // 4), _garments()
+    size, (train, val) = (height, height * 5 // 4), garments_of_parts()
     return Scenes(train, size, 0, range(count)), Scenes(val, size, 1, range(max(1, round(count * VAL_SHARE))))
 
 
@@ -156,7 +156,7 @@ def compose(garments: Garments, size: tuple[int, int], rng: np.random.RandomStat
     differ between machines.
     """
     H, W = size
-    scene = Scene(_background(garments, size, rng), [], [])
+    scene = Scene(background(garments, size, rng), [], [])
     whole: list[int] = []  # pixels of each mask before anything covered it
     for _ in range(rng.randint(1, MOST_OBJECTS + 1)):
         picture, alpha, label = _garment(garments, H, rng)
@@ -203,7 +203,7 @@ def _garment(garments: Garments, height: int, rng: np.random.RandomState) -> tup
     return colours, alpha, int(garments.labels[index])
 
 
-def _background(garments: Garments, size: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
+def background(garments: Garments, size: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
     """uint8 [H, W, 3]: a pattern between two colours, with a little noise."""
     pattern = (_gradient, _clouds, _stripes, _checks, _cloth)[rng.randint(5)](garments, size, rng)
     first, second = rng.randint(0, 256, (2, 3))
@@ -255,7 +255,7 @@ def _enlarged(small: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @cache
-def _garments() -> tuple[Garments, Garments]:
+def garments_of_parts() -> tuple[Garments, Garments]:
     train, val = (_cut_out(part) for part in fashion_mnist(BUILT_IN))
     return train, val
 

@@ -2,6 +2,5 @@
 
 from . import atss, detr, fcos, mask_rcnn, retinanet, sparse_rcnn, ssd, ssdlite  # noqa: F401 - the import enters a detector into DETECTORS
 from ._detector import DETECTORS, Detector, build
-from ._draw import draw
 
-__all__ = ["DETECTORS", "Detector", "build", "draw"]
+__all__ = ["DETECTORS", "Detector", "build"]

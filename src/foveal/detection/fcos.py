@@ -67,10 +67,9 @@ class FCOS(Detector):
         images = pad_to_32(images)
         maps = self.neck(self.backbone(images))
         out = self.head(maps)
-        outputs = {"logits": out["cls_logits"], "distances": out["bbox_regression"]}
-        return (
-            outputs | {"centerness": out["bbox_ctrness"][..., 0]} | grid_anchors(self.anchors, images.shape[2:], maps)
-        )
+        anchors = grid_anchors(self.anchors, images.shape[2:], maps)
+        centers = out["bbox_ctrness"][..., 0]
+        return {"logits": out["cls_logits"], "distances": out["bbox_regression"], "centerness": centers, **anchors}
 
     def losses(self, raw: dict[str, Any], targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """``classification``: focal loss; ``boxes``: generalised IoU; ``centerness``: cross entropy.

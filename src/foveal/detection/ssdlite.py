@@ -5,10 +5,12 @@ The layers are those of torchvision's ``ssdlite320_mobilenet_v3_large`` and, equ
 128 channels, six default boxes a position. Scales, initialisation and thresholds are torchvision's.
 
 Of the totals in the thesis's tables 4.5 (there called SSD) and 5.5 the backbones leave 1.2 to 1.4 million parameters to
-the head. This one has 1.15 to 1.25 million at their channels; that of CVNets, which first projects the maps to 512 and
-256 channels, has 0.9 to 1.0 million, and the one of SSD 8.5 million and more.
+the head. This one has 1.15 to 1.25 million at their channels, and 0.11 more with 256 in place of 128, as in SSD, which
+gives all five totals; that of CVNets, which first projects the maps to 512 and 256 channels, has 0.9 to 1.0 million,
+and the one of SSD 8.5 million and more.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -18,6 +20,7 @@ from torch import nn
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation
 
+from .._errors import UserError
 from ..necks import Pyramid
 from ._detector import register
 from ._ssd import MultiBox, default_boxes
@@ -34,6 +37,7 @@ class SSDLite(MultiBox):
     Args:
         backbone: maps of strides 16, 32.
         num_classes: number of classes, without background.
+        extra_channels: of the four extra levels.
         min_ratio: scale of the default boxes of the finest level, as a share of the image's sides.
         max_ratio: the same of the coarsest level.
         score_thresh: detections below this score are left out.
@@ -42,7 +46,7 @@ class SSDLite(MultiBox):
         topk_candidates: most default boxes of a class before suppression.
 
     Raises:
-        UserError: no class, ratios that are not positive and in order.
+        UserError: no class, other than four extra levels, ratios that are not positive and in order.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class SSDLite(MultiBox):
         backbone: Pyramid,
         num_classes: int,
         *,
+        extra_channels: Sequence[int] = (512, 256, 256, 128),
         min_ratio: float = 0.2,
         max_ratio: float = 0.95,
         score_thresh: float = 0.001,
@@ -61,7 +66,9 @@ class SSDLite(MultiBox):
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
         self.anchors = default_boxes([[2, 3]] * 6, min_ratio, max_ratio)
-        channels = [*backbone.channels, 512, 256, 256, 128]
+        if len(extra_channels) != 4 or min(extra_channels) < 2:
+            raise UserError(f"extra_channels takes four numbers of 2 or more, got {[*extra_channels]}")
+        channels = [*backbone.channels, *extra_channels]
         self.extra = nn.ModuleList(_extra_level(*pair) for pair in pairwise(channels[1:]))
         self.head = SSDLiteHead(channels, self.anchors.num_anchors_per_location(), num_classes + 1, NORM)
 

@@ -5,45 +5,25 @@ from pathlib import PurePath
 from typing import Any
 
 from .._errors import some
+from ..tasks import Card
 from .run import flat
 
 UNITS = {"top1": "%", "top5": "%", "images_per_second": "images/s", "data_wait": "% of the time"}
 
-LOAD = """\
-```python
-import timm
-from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
-
-import foveal  # registers the models with timm
-
-model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:USER/NAME
-transform = create_transform(**resolve_model_data_config(model))
-scores = model(transform(Image.open("picture.jpg").convert("RGB"))[None]).softmax(dim=-1)[0]
-print(model.pretrained_cfg["label_names"][scores.argmax()])
-```
-
-On the command line: `foveal predict FOLDER picture.jpg`, `foveal eval FOLDER --data PICTURES`."""
-
-LOAD_DETECTOR = """\
-```python
-from foveal import load_detector
-from PIL import Image
-
-detector = load_detector("FOLDER")
-found = detector.detect([Image.open("picture.jpg")], threshold=0.5)[0]  # boxes in pixels, scores, labels
-print(found["boxes"], found["scores"], [detector.classes[label] for label in found["labels"]])
-```
-
-On the command line: `foveal predict FOLDER picture.jpg --out DRAWN`, `foveal eval FOLDER --data DATA`."""
-
 
 def model_card(
-    *, run: dict[str, Any], config: dict[str, Any], figures: dict[str, float], cost: dict[str, float], command: str
+    *,
+    card: Card,
+    run: dict[str, Any],
+    config: dict[str, Any],
+    figures: dict[str, float],
+    cost: dict[str, float],
+    command: str,
 ) -> str:
     """The text of a README.md: what the weights are, how they came about, and how to use them.
 
     Args:
+        card: what the task says of the model.
         run: content of ``run.json``: ``run`` (fields of the run) and ``environment``.
         config: what timm's ``config.json`` says beside the weights: ``label_names`` and ``pretrained_cfg``.
         figures: of the epoch that the weights are from.
@@ -54,19 +34,17 @@ def model_card(
     task, classes = fields["task"], config["label_names"]
     height, width = seen["input_size"][1:]
     model = PurePath(task["model"]).name  # it may be a folder
-    detector = config.get("detector")
-    kind, what = ("object-detection", f"A {detector}") if detector else ("image-classification", "An image classifier")
-    tags = [kind, "timm", "foveal", model]
+    tags = [card.pipeline, "timm", "foveal", model]
     start = "the weights were trained from scratch"
     if task.get("pretrained") or task.get("weights") or model != task["model"]:
         source = task.get("weights") or f"the weights of {model}"
         start = f"training started from {source}, whose licence counts too"
     front = dict(
-        library_name="foveal" if detector else "timm",
-        pipeline_tag=kind,
+        library_name=card.library,
+        pipeline_tag=card.pipeline,
         license="other",
         tags=tags,
-        metrics=[] if detector else ["accuracy"],
+        metrics=card.metrics,
     )
     lines = [
         "---",
@@ -75,7 +53,7 @@ def model_card(
         "",
         f"# {model} on {fields['data']}",
         "",
-        f"{what} with {len(classes)} classes, trained with foveal {environment['foveal']} by the recipe "
+        f"{card.what} with {len(classes)} classes, trained with foveal {environment['foveal']} by the recipe "
         f"`{fields['recipe']}`.",
         "",
         f"Classes: {some(classes, 20)}.",
@@ -108,7 +86,11 @@ def model_card(
         "",
         "## Use",
         "",
-        LOAD_DETECTOR if detector else LOAD,
+        "```python",
+        card.python,
+        "```",
+        "",
+        "On the command line: `foveal predict FOLDER picture.jpg`, `foveal eval FOLDER --data DATA`.",
         "",
         "## Licence",
         "",

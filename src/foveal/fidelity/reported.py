@@ -3,12 +3,8 @@
 "GFLOPs" in the thesis are multiply-adds. Peers' rows are not here: ``foveal bench`` measures peers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from . import heads
-from .heads import Cost
 
 TABLES = {
     "3.1": "EMSNet variants",
@@ -23,7 +19,7 @@ TABLES = {
     "4.2": "MAT-2, positions of the MAT blocks",
     "4.3": "MAT variants",
     "4.4": "MAT on ImageNet-1K",
-    "4.5": "MAT in SSD, 320x320",
+    "4.5": "MAT in SSDLite (printed as SSD), 320x320",
     "4.6": "MAT in RetinaNet, 1280x800",
     "4.7": "MAT in Mask R-CNN, 1280x800",
     "4.8": "MAT in Semantic FPN, 2048x512",
@@ -36,8 +32,6 @@ TABLES = {
     "5.6": "PartialFormer in SimpleBaseline, 256x192",
     "5.7": "PartialFormer in Semantic FPN and UperNet, 2048x512",
 }
-
-Head = Callable[[list[int], tuple[int, int]], Cost]
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,8 @@ class Reported:
         model: timm's name of the model.
         args: its further arguments.
         size: (H, W) of the image in pixels.
-        head: what stands on the backbone, in closed form; None for a classifier.
+        method: the detector, segmenter or estimator of keypoints around the model; empty for none.
+        method_args: its further arguments.
         note: where the measured figure differs by more than rounding or truncation: why.
     """
 
@@ -63,21 +58,19 @@ class Reported:
     model: str
     args: dict[str, Any] = field(default_factory=dict)
     size: tuple[int, int] = (224, 224)
-    head: Head | None = None
+    method: str = ""
+    method_args: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
 
 WIDTH = "the printed widths and depths give 2.29 M, and no block that fits the other two variants gives 3.0 M"
-BARE = "the head is not specified in the thesis: this is the backbone alone"
-RETINA_3 = "some of it as in Table 3.1; the rest is the head, whose count the thesis does not specify"
+OPEN_3 = "the rest has no explanation"
 PROPOSALS = "depends on the number of proposals, which the thesis does not print (here 1000 boxes, 100 masks)"
-HEAD_4 = "the head's count is not specified; the backbone agrees to the digit (Table 4.3)"
 READING = "reading='text' follows the text; reading='tables' meets this figure but contradicts eq. 5.9"
 DET, SEG = (800, 1280), (512, 2048)
 
 
-def _nothing(channels: list[int], size: tuple[int, int]) -> Cost:
-    return Cost(0, 0)
+SSD = dict(extra_channels=(512, 256, 256, 256))  # SSD's extra levels, with which SSDLite has the printed parameters
 
 
 def _emsnet() -> list[Reported]:
@@ -90,15 +83,14 @@ def _emsnet() -> list[Reported]:
     for table, chosen in [("3.1", (0, 1, 2)), ("3.2", (0, 1, 2)), ("3.6", (1,)), ("3.8", (0, 1))]:
         for i in chosen:
             rows.append(Reported(table, *variants[i], note=WIDTH if i == 1 else ""))
-    for table, head, totals, note in [
-        ("3.3", heads.retinanet, {0: ("11.7", "162.1"), 1: ("12.4", "167.9"), 2: ("14.7", "190.3")}, RETINA_3),
-        ("3.4", heads.mask_rcnn, {1: ("23", "186"), 2: ("25", "209")}, PROPOSALS),
+    for table, method, totals, note in [
+        ("3.3", "retinanet", {0: ("11.7", "162.1"), 1: ("12.4", "167.9"), 2: ("14.7", "190.3")}, OPEN_3),
+        ("3.4", "mask_rcnn", {1: ("23", "186"), 2: ("25", "209")}, PROPOSALS),
     ]:
         for i, (parameters, gmacs) in totals.items():
             name, _, _, model = variants[i]
-            args = dict(num_classes=0)  # keeps the last norm, which the thesis's totals count
             why = f"{WIDTH}; {note}" if i == 1 else note
-            rows.append(Reported(table, name, parameters, gmacs, model, args, DET, head, why))
+            rows.append(Reported(table, name, parameters, gmacs, model, size=DET, method=method, note=why))
 
     steps = [
         ("Baseline", "2.09", "0.48", "identity"),
@@ -166,27 +158,26 @@ def _mat() -> list[Reported]:
         ("Bilinear PE", "10.767", "0.666", {}),
     ]:
         rows.append(Reported("4.9", name, p, g, "mat_2", args))
-    pyramid = dict(features_only=True)
-    for n, p, g in [(1, "6.4", "0.8"), (2, "10.5", "1.5"), (3, "16.7", "2.3")]:
-        rows.append(Reported("4.5", f"MAT-{n}", p, g, f"mat_{n}", pyramid, (320, 320), _nothing, BARE))
-    for table, head, size, totals, note in [
-        ("4.6", heads.retinanet, DET, [("18", "164"), ("25", "172"), ("37", "191"), ("58", "217")], HEAD_4),
-        ("4.7", heads.mask_rcnn, DET, [("29", "182"), ("35", "190"), ("47", "209"), ("68", "235")], PROPOSALS),
-        ("4.8", heads.semantic_fpn, SEG, [("13", "98"), ("19", "107"), ("31", "127"), ("52", "154")], HEAD_4),
+    for table, method, args, size, totals, note in [
+        ("4.5", "ssdlite", SSD, (320, 320), [("6.4", "0.8"), ("10.5", "1.5"), ("16.7", "2.3")], ""),
+        ("4.6", "retinanet", {}, DET, [("18", "164"), ("25", "172"), ("37", "191"), ("58", "217")], ""),
+        ("4.7", "mask_rcnn", {}, DET, [("29", "182"), ("35", "190"), ("47", "209"), ("68", "235")], PROPOSALS),
+        ("4.8", "semantic_fpn", {}, SEG, [("13", "98"), ("19", "107"), ("31", "127"), ("52", "154")], ""),
     ]:
-        for n, (p, g) in enumerate(totals, start=2):
-            rows.append(Reported(table, f"MAT-{n}", p, g, f"mat_{n}", pyramid, size, head, note))
+        around: Any = dict(size=size, method=method, method_args=args, note=note)
+        for n, (p, g) in enumerate(totals, start=1 if table == "4.5" else 2):
+            rows.append(Reported(table, f"MAT-{n}", p, g, f"mat_{n}", **around))
     return rows
 
 
 def _partialformer() -> list[Reported]:
     rows = []
 
-    def row(table: str, name: str, b: int, p: str, g: str, size=(224, 224), head: Head | None = None, note=READING):
+    def row(table: str, name: str, b: int, p: str, g: str, **around: Any):
         for reading in ("text", "tables"):
-            args = dict(reading=reading) | (dict(features_only=True) if head else {})
+            args = dict(reading=reading)
             full = f"{name}PartialFormer-B{b}" + (" (reading=tables)" if reading == "tables" else "")
-            rows.append(Reported(table, full, p, g, f"partialformer_b{b}", args, size, head, note))
+            rows.append(Reported(table, full, p, g, f"partialformer_b{b}", args, note=READING, **around))
 
     totals = [("5.3", "0.4"), ("8.2", "0.7"), ("21.1", "1.9"), ("36.1", "3.4"), ("64.5", "6.8")]
     for b, (p, g) in enumerate(totals):
@@ -195,17 +186,17 @@ def _partialformer() -> list[Reported]:
         row("5.2", "", b, p, g)
     row("5.3", "", 3, "36", "3.4")
     row("5.3", "", 4, "64", "6.8")
-    for name, table, head, size, figures in [
-        ("RetinaNet ", "5.4", heads.retinanet, DET, [("16", "167"), ("29", "196"), ("44", "230")]),
-        ("Mask R-CNN ", "5.4", heads.mask_rcnn, DET, [("26", "185"), ("39", "214"), ("54", "248")]),
-        ("", "5.6", heads.simple_baseline, (256, 192), [("9.8", "1.7"), ("23.0", "2.9"), ("38.4", "4.4")]),
-        ("Semantic FPN ", "5.7", heads.semantic_fpn, SEG, [("10.8", "101.8"), ("23.5", "131.3"), ("38.4", "166.6")]),
-        ("UperNet ", "5.7", heads.upernet, SEG, [("34.8", "856.3"), ("48.6", "886.9"), ("64.5", "923.2")]),
+    for name, table, method, size, figures in [
+        ("RetinaNet ", "5.4", "retinanet", DET, [("16", "167"), ("29", "196"), ("44", "230")]),
+        ("Mask R-CNN ", "5.4", "mask_rcnn", DET, [("26", "185"), ("39", "214"), ("54", "248")]),
+        ("", "5.6", "simple_baseline", (256, 192), [("9.8", "1.7"), ("23.0", "2.9"), ("38.4", "4.4")]),
+        ("Semantic FPN ", "5.7", "semantic_fpn", SEG, [("10.8", "101.8"), ("23.5", "131.3"), ("38.4", "166.6")]),
+        ("UperNet ", "5.7", "upernet", SEG, [("34.8", "856.3"), ("48.6", "886.9"), ("64.5", "923.2")]),
     ]:
         for b, (p, g) in enumerate(figures, start=1):
-            row(table, name, b, p, g, size, head)
+            row(table, name, b, p, g, size=size, method=method)
     for b, (p, g) in enumerate([("5.0", "0.9"), ("8.0", "1.5")]):
-        row("5.5", "", b, p, g, (320, 320), _nothing, BARE)
+        row("5.5", "", b, p, g, size=(320, 320), method="ssdlite", method_args=SSD)
     return rows
 
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 
-from ..backbones import EMSNet
+from ..bench import count_macs
 from . import measure
-from .heads import Cost
 from .reported import REPORTED, TABLES, Reported
 
 
@@ -53,31 +51,31 @@ def compare(table: str | None = None) -> Iterator[Comparison]:
 
 
 def _compare(row: Reported) -> Iterable[Comparison]:
-    cost, further, channels = _measure(row.model, tuple(row.args.items()), row.size)
-    more = ""
-    if row.head is not None:
-        cost += row.head(channels, row.size)
-    elif further:
-        more = (
-            f"{(cost.macs + further) / 1e9:.3f} if norms, activations and p^2 per output of Propagation are counted too"
-        )
+    chosen = tuple(row.args.items()), row.size, row.method, tuple(row.method_args.items())
+    parameters, macs, other = _measure(row.model, *chosen)
+    more = "" if other is None else f"{other[0] / 1e9:.3f} {other[1]}"
     return (
-        _comparison(row.table, row.row, "parameters", "M", row.parameters, cost.parameters / 1e6, row.note),
-        _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, cost.macs / 1e9, row.note, more),
+        _comparison(row.table, row.row, "parameters", "M", row.parameters, parameters / 1e6, row.note),
+        _comparison(row.table, row.row, "multiply-adds", "G", row.gmacs, macs / 1e9, row.note, more),
     )
 
 
 @cache
-def _measure(model: str, args: tuple[tuple[str, Any], ...], size: tuple[int, int]) -> tuple[Cost, int, list[int]]:
-    """Cost, what other counters would add to it (chapter 3 only) and channels of the pyramid.
+def _measure(
+    model: str,
+    args: tuple[tuple[str, Any], ...],
+    size: tuple[int, int],
+    method: str,
+    method_args: tuple[tuple[str, Any], ...],
+) -> tuple[int, int, tuple[int, str] | None]:
+    """Parameters, multiply-adds and ``measure.other_macs``.
 
     The model stands on the meta device, where the operators of a forward pass have shapes and take no time.
     """
     with torch.device("meta"):
-        built: Any = timm.create_model(model, **dict(args))
-    further = measure.further_macs(built, size) if isinstance(built, EMSNet) else 0
-    cost = Cost(measure.parameters(built), measure.thesis_macs(built, size))
-    return cost, further, [info["num_chs"] for info in built.feature_info]
+        built = measure.build(method, model, dict(args), **dict(method_args))
+    macs = count_macs(built, size)
+    return measure.parameters(built), measure.thesis_macs(built, macs, size), measure.other_macs(built, macs, size)
 
 
 def _comparison(
@@ -87,7 +85,7 @@ def _comparison(
     note = ""
     if f"{measured:.{decimals}f}" != printed:
         truncated = int(measured * 10**decimals) == round(float(printed) * 10**decimals)
-        note = "printed truncated" if truncated else "; ".join(part for part in (more, why) if part)
+        note = "; ".join(part for part in (("printed truncated", more) if truncated else (more, why)) if part)
     reported, measured = float(printed), round(measured, 6)
     return Comparison(table, row, quantity, unit, reported, measured, round(measured - reported, 6), note)
 

@@ -5,6 +5,7 @@ from .calibration import Calibration
 from .coco import CocoAP, coco_results, encode_mask
 from .confusion import draw_confusion
 from .iou import MeanIoU
+from .oks import OksAP
 from .real import RealLabels
 from .report import ClassificationReport
 
@@ -14,6 +15,7 @@ __all__ = [
     "ClassificationReport",
     "CocoAP",
     "MeanIoU",
+    "OksAP",
     "RealLabels",
     "coco_results",
     "draw_confusion",

@@ -1,6 +1,6 @@
 """COCO's average precision of boxes and masks (Lin et al., 2014), by faster-coco-eval."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class CocoAP:
     """
 
     def __init__(self, num_classes: int, masks: bool = False):
-        _library()  # its absence shows here, and not behind an epoch of training
+        coco_library()  # its absence shows here, and not behind an epoch of training
         self.num_classes, self.masks = num_classes, masks
         self.kinds = ("bbox", "segm") if masks else ("bbox",)
         self.reset()
@@ -73,10 +73,8 @@ class CocoAP:
         """{"AP": percent, ...}; nan where there is nothing to find, as of everything before the first picture."""
         figures = {}
         for kind in self.kinds:
-            stats = self._evaluate(kind).stats if self.objects else [-1.0] * 12
-            for name, place in FIGURES.items():
-                value = float(stats[place])
-                figures[PREFIXES[kind] + name] = 100 * value if value >= 0 else float("nan")
+            evaluation = self._evaluate(kind) if self.objects else None
+            figures |= {PREFIXES[kind] + name: value for name, value in percentages(evaluation, FIGURES).items()}
         return figures
 
     def per_class(self, kind: str = "bbox") -> list[float]:
@@ -105,31 +103,63 @@ class CocoAP:
         self.found = self.found + [entry | {"image_id": entry["image_id"] + first} for entry in found]
 
     def _evaluate(self, kind: str) -> Any:
-        """COCO's evaluation, done once.
-
-        Among detections of equal scores the order of the pictures decides. It is that of their ids, so that it does not
-        depend on which process has seen which.
-        """
+        """COCO's evaluation, done once."""
         if kind not in self._evaluated:
-            library, ids = _library(), [picture["id"] for picture in self.pictures]
-            order = sorted(range(len(ids)), key=lambda place: (isinstance(ids[place], str), ids[place]))
-            rank = {place: number for number, place in enumerate(order)}
-            pictures = [picture | {"id": rank[place]} for place, picture in enumerate(self.pictures)]
-            objects = [entry | {"image_id": rank[entry["image_id"]]} for entry in self.objects]
-            found = [entry | {"image_id": rank[entry["image_id"]]} for entry in self.found]
+            found = self.found
             if kind == "segm":  # else the size of a prediction would be that of its box
                 found = [{key: value for key, value in entry.items() if key != "bbox"} for entry in found]
-            truth = library.COCO(
-                {
-                    "images": sorted(pictures, key=lambda picture: picture["id"]),
-                    "annotations": [entry | {"id": number} for number, entry in enumerate(objects, start=1)],
-                    "categories": [{"id": label, "name": str(label)} for label in range(self.num_classes)],
-                }
-            )
-            evaluation = library.COCOeval_faster(truth, truth.loadRes(found), kind)
-            evaluation.run()
-            self._evaluated[kind] = evaluation
+            self._evaluated[kind] = evaluated(self.pictures, self.objects, found, range(self.num_classes), kind)
         return self._evaluated[kind]
+
+
+def evaluated(
+    pictures: list[dict[str, Any]],
+    objects: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    labels: Iterable[int],
+    kind: str,
+    **options: Any,
+) -> Any:
+    """An evaluation by faster-coco-eval that has run.
+
+    Among detections of equal scores the order of the pictures decides. It is that of their ids, so that it does not
+    depend on which process has seen which.
+
+    Args:
+        pictures: as images of COCO, with ids of any kind.
+        objects: as annotations of COCO; image_id is a place in ``pictures``.
+        found: as results of COCO; likewise.
+        labels: of the categories.
+        kind: bbox, segm or keypoints.
+        options: of the evaluation.
+
+    Raises:
+        UserError: faster-coco-eval is not installed.
+    """
+    library, ids = coco_library(), [picture["id"] for picture in pictures]
+    order = sorted(range(len(ids)), key=lambda place: (isinstance(ids[place], str), ids[place]))
+    rank = {place: number for number, place in enumerate(order)}
+    truth = library.COCO(
+        {
+            "images": [pictures[place] | {"id": number} for number, place in enumerate(order)],
+            "annotations": [
+                entry | {"id": number, "image_id": rank[entry["image_id"]]}
+                for number, entry in enumerate(objects, start=1)
+            ],
+            "categories": [{"id": label, "name": str(label)} for label in labels],
+        }
+    )
+    results = truth.loadRes([entry | {"image_id": rank[entry["image_id"]]} for entry in found])
+    evaluation = library.COCOeval_faster(truth, results, kind, **options)
+    evaluation.run()
+    return evaluation
+
+
+def percentages(evaluation: Any, places: dict[str, int]) -> dict[str, float]:
+    """Figures of an evaluation's summary in percent; nan where there is nothing to find, as in None."""
+    stats = [-1.0] * (1 + max(places.values())) if evaluation is None else evaluation.stats
+    values = {name: float(stats[place]) for name, place in places.items()}
+    return {name: 100 * value if value >= 0 else float("nan") for name, value in values.items()}
 
 
 def coco_results(
@@ -188,7 +218,8 @@ def _xywh(boxes: torch.Tensor) -> list[list[float]]:
     return torch.stack([x1, y1, x2 - x1, y2 - y1], dim=1).tolist()
 
 
-def _library() -> Any:
+def coco_library() -> Any:
+    """faster-coco-eval; raises UserError if it is not installed."""
     try:
         import faster_coco_eval
     except ImportError:

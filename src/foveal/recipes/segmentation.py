@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from ..data import MaskAugment
 from ..engine import Optim, Run
-from ..tasks import SegmentationArgs
+from ..tasks import MaskAugment, SegmentationArgs
 
 
 def quickstart_segmentation() -> Run:

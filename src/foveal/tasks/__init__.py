@@ -1,31 +1,39 @@
 """Tasks: a model with its losses, predictions and metric."""
 
 from .._models import weights_folder
-from ..data import BoxAugment, MaskAugment
+from ..data import BoxAugment, JointAugment, MaskAugment
 from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
-from ._task import Metric, Task, TaskArgs
+from ._task import Card, Metric, Task, TaskArgs
 from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
 from .detection import Detection, DetectionArgs, DetectorModel, load_detector
-from .segmentation import Segmentation, SegmentationArgs, SegmenterModel, Views, load_segmenter
+from .keypoints import KeypointArgs, KeypointModel, Keypoints, load_keypoints
+from .segmentation import AT_ONCE, Segmentation, SegmentationArgs, SegmenterModel, Views, load_segmenter
 
 TASKS: dict[str, type[TaskArgs]] = {
     "classification": ClassificationArgs,
     "detection": DetectionArgs,
     "segmentation": SegmentationArgs,
+    "keypoints": KeypointArgs,
 }
 
 __all__ = [
     "AS_TRAINED",
+    "AT_ONCE",
     "TASKS",
     "Augment",
     "BoxAugment",
+    "Card",
     "Classification",
     "ClassificationArgs",
     "Classifier",
     "Detection",
     "DetectionArgs",
     "DetectorModel",
+    "JointAugment",
+    "KeypointArgs",
+    "KeypointModel",
+    "Keypoints",
     "MaskAugment",
     "Metric",
     "Preprocessing",
@@ -38,6 +46,7 @@ __all__ = [
     "kind_of",
     "load_classifier",
     "load_detector",
+    "load_keypoints",
     "load_segmenter",
     "weights_folder",
     "write_config",

@@ -239,8 +239,8 @@ def create_model(name: str, preprocessing: Preprocessing) -> Any:
     """The timm model with the weights of a name that is no file; see ``load_classifier``."""
     path = Path(name)
     if path.is_dir():
-        if kind_of(name) != "classification":
-            raise UserError(f"{name} holds a detector: foveal.load_detector loads it")
+        if (kind := kind_of(name)) != "classification":
+            raise UserError(f"{name} holds no classifier, but a model for {kind}")
         source = f"local-dir:{weights_folder(path)}"
     elif name.startswith(SOURCES):
         source = name

@@ -27,6 +27,27 @@ class Metric(Protocol):
         """Add what another process has seen."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model card says of the kind of a model.
+
+    Attributes:
+        pipeline: what the Hugging Face Hub calls what it does.
+        library: that loads it.
+        what: it is.
+        metrics: what the Hub calls those that it is measured by.
+        python: lines that load it from FOLDER and use it.
+        short: the same in one line, with {folder} for the folder of a run.
+    """
+
+    pipeline: str
+    library: str = "foveal"
+    what: str
+    metrics: tuple[str, ...] = ()
+    python: str
+    short: str
+
+
 class Task(nn.Module, ABC):
     """A model with its loss, predictions and metric.
 
@@ -65,6 +86,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What a model card says of the model: ``label_names``, and ``pretrained_cfg``, the preprocessing."""
+
+    @abstractmethod
+    def card(self) -> Card:
+        """What a model card says of the model, beside ``config``."""
 
     @abstractmethod
     def write_config(self, path: Path) -> None:
@@ -106,5 +131,5 @@ class TaskArgs(ABC):
         return replace(self, model_args={}) if stale else self
 
     @abstractmethod
-    def build(self, classes: list[str]) -> Task:
-        """The task for data of these classes; raises UserError."""
+    def build(self, data: Any) -> Task:
+        """The task for some data, of which it learns the classes, and not the pictures; raises UserError."""

@@ -16,8 +16,20 @@ from .._errors import UserError, first_line
 from .._models import create_model
 from ..data import OnImage
 from ..metrics import Accuracy
-from ._task import Task, TaskArgs
+from ._task import Card, Task, TaskArgs
 from ._weights import load_state, read_weights
+
+PYTHON = """\
+import timm
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+import foveal  # registers the models with timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:USER/NAME
+transform = create_transform(**resolve_model_data_config(model))
+scores = model(transform(Image.open("picture.jpg").convert("RGB"))[None]).softmax(dim=-1)[0]
+print(model.pretrained_cfg["label_names"][scores.argmax()])"""
 
 
 @dataclass(kw_only=True)
@@ -102,8 +114,8 @@ class ClassificationArgs(TaskArgs):
         if self.pretrained and self.weights:
             raise UserError("pretrained and the weights of a file exclude each other")
 
-    def build(self, classes: list[str]) -> "Classification":
-        return Classification(self, classes)
+    def build(self, data: Any) -> "Classification":
+        return Classification(self, data.classes)
 
 
 class Classification(Task):
@@ -200,6 +212,11 @@ class Classification(Task):
         config = self.data_config()
         kept = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
         return dict(label_names=self.classes, pretrained_cfg=kept | dict(test_input_size=None, pool_size=None))
+
+    def card(self) -> Card:
+        short = 'import foveal, timm; timm.create_model("local-dir:{folder}/best", pretrained=True)'
+        common: dict[str, Any] = dict(pipeline="image-classification", library="timm", metrics=("accuracy",))
+        return Card(**common, what="An image classifier", python=PYTHON, short=short)
 
 
 def write_config(model: Any, config: dict[str, Any], path: Path) -> None:

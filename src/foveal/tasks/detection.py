@@ -12,7 +12,16 @@ from ..data import BoxAugment, BoxTransform, stack_marked
 from ..detection import DETECTORS, Detector
 from ..metrics.coco import CocoAP
 from ..necks import Registry
+from ._task import Card
 from ._transfer import Trained, Transfer, TransferArgs, load_model
+
+PYTHON = """\
+from foveal import load_detector
+from PIL import Image
+
+detector = load_detector("FOLDER")
+found = detector.detect([Image.open("picture.jpg")], threshold=0.5)[0]  # boxes in pixels, scores, labels
+print(found["boxes"], found["scores"], [detector.classes[label] for label in found["labels"]])"""
 
 
 @dataclass(kw_only=True)
@@ -37,8 +46,8 @@ class DetectionArgs(TransferArgs):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         return DETECTORS, self.detector, self.detector_args
 
-    def build(self, classes: list[str]) -> "Detection":
-        return Detection(self, classes)
+    def build(self, data: Any) -> "Detection":
+        return Detection(self, data.classes)
 
 
 class Detection(Transfer):
@@ -71,6 +80,10 @@ class Detection(Transfer):
     def metric(self) -> CocoAP:
         """Average precision of boxes, and of masks where the detector has them."""
         return CocoAP(len(self.classes), masks=self.model.masks)
+
+    def card(self) -> Card:
+        what, short = f"A {self.args.detector}", "import foveal; foveal.load_detector({folder!r}).detect([PICTURE])"
+        return Card(pipeline="object-detection", what=what, python=PYTHON, short=short)
 
     def transform(self, train: bool) -> BoxTransform:
         """Resized and normalised as the backbone expects; in training augmented."""

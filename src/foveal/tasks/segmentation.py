@@ -13,7 +13,16 @@ from ..data import IGNORED, MaskAugment, MaskTransform, stack_masked
 from ..metrics import MeanIoU
 from ..necks import Registry
 from ..segmentation import SEGMENTERS, Segmenter
+from ._task import Card
 from ._transfer import Trained, Transfer, TransferArgs, load_model
+
+PYTHON = """\
+from foveal import load_segmenter
+from PIL import Image
+
+segmenter = load_segmenter("FOLDER")
+classes = segmenter.segment([Image.open("picture.jpg")])[0]  # of every pixel [H, W]
+print({segmenter.classes[i]: int((classes == i).sum()) for i in classes.unique()})"""
 
 
 @dataclass(kw_only=True)
@@ -43,11 +52,11 @@ class SegmentationArgs(TransferArgs):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         return SEGMENTERS, self.segmenter, self.segmenter_args
 
-    def build(self, classes: list[str]) -> "Segmentation":
-        return Segmentation(self, classes)
+    def build(self, data: Any) -> "Segmentation":
+        return Segmentation(self, data.classes)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class Views:
     """How a picture is looked at to predict.
 
@@ -72,6 +81,9 @@ class Views:
             raise UserError(f"scales must be above 0, got {', '.join(map(str, self.scales)) or 'none'}")
 
 
+AT_ONCE = Views()
+
+
 class Segmentation(Transfer):
     """A segmenter, its loss and mean IoU; see ``Transfer``."""
 
@@ -87,10 +99,14 @@ class Segmentation(Transfer):
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[torch.Tensor]:
         """Batch {"image", "size", "original": [B, 2]} -> for each picture its classes [H, W] in its own size."""
-        return [probabilities.argmax(0) for probabilities in predict(self.model, batch, Views())]
+        return [probabilities.argmax(0) for probabilities in predict(self.model, batch, AT_ONCE)]
 
     def metric(self) -> MeanIoU:
         return MeanIoU(len(self.classes))
+
+    def card(self) -> Card:
+        what, short = f"A {self.args.segmenter}", "import foveal; foveal.load_segmenter({folder!r}).segment([PICTURE])"
+        return Card(pipeline="image-segmentation", what=what, metrics=("mean_iou",), python=PYTHON, short=short)
 
     def transform(self, train: bool) -> MaskTransform:
         """Resized and normalised as the backbone expects; in training augmented and cropped."""
@@ -173,14 +189,14 @@ class SegmenterModel(Trained):
         return stack_masked(samples)
 
     @torch.inference_mode()
-    def predict(self, batch: dict, views: Views | None = None) -> list[torch.Tensor]:
+    def predict(self, batch: dict, views: Views = AT_ONCE) -> list[torch.Tensor]:
         """A batch -> for each picture what ``segment`` gives."""
         moved = {name: batch[name].to(self.device) for name in ("image", "size", "original")}
         with self.autocast():
-            found = predict(self.model, moved, views or Views())
+            found = predict(self.model, moved, views)
         return [probabilities.argmax(0).cpu() for probabilities in found]
 
-    def segment(self, pictures: list[Image.Image], views: Views | None = None) -> list[torch.Tensor]:
+    def segment(self, pictures: list[Image.Image], views: Views = AT_ONCE) -> list[torch.Tensor]:
         """The class of every pixel of pictures of any sizes.
 
         Args:

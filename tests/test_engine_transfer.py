@@ -1,4 +1,4 @@
-"""The engine with detectors: resumption to the last bit, averaged weights, several processes, ways to compute."""
+"""The engine with models over a backbone: resumption, averaged weights, several processes, ways to compute."""
 
 import functools
 import json
@@ -12,12 +12,15 @@ from torch import nn
 
 from foveal.cli import main
 from foveal.data import Batches, load_data
-from foveal.detection import DETECTORS, build
+from foveal.detection import DETECTORS
+from foveal.keypoints import ESTIMATORS
 from foveal.metrics.coco import CocoAP
+from foveal.necks import Registry
+from foveal.segmentation import SEGMENTERS
 from foveal.tasks import load_detector
 from runs import execute, execute_all, lines, same, state, weights
 
-DATA = "scenes:24x64"
+FIGURES = {"scenes:24x64": "figures:15x64", "scenes:16x64": "figures:10x64"}  # as many bodies, or one more
 NARROW = {"channels": 64}
 FEW_BOXES = {"rpn_post_nms_top_n_train": 32, "rpn_post_nms_top_n_test": 32, "box_batch_size_per_image": 16}
 SMALL = {  # arguments that make the large ones fast
@@ -34,53 +37,83 @@ SMALL = {  # arguments that make the large ones fast
         "num_decoder_layers": 2,
         "dim_feedforward": 64,
     },
+    "semantic_fpn": {"pyramid_channels": 32, "channels": 16},
+    "upernet": {"channels": 32, "auxiliary_channels": 16},
+    "simple_baseline": {"channels": 32},
 }
 ALL_BOXES = {"rpn_batch_size_per_image": 10_000, "box_batch_size_per_image": 10_000}
-PLAIN = {"faster_rcnn": ALL_BOXES, "mask_rcnn": ALL_BOXES, "detr": {"dropout": 0.0}}  # that nothing is drawn
+DROP_NOTHING = {"dropout": 0.0}
+PLAIN = {  # that nothing is drawn
+    "faster_rcnn": ALL_BOXES,
+    "mask_rcnn": ALL_BOXES,
+    "detr": DROP_NOTHING,
+    "semantic_fpn": DROP_NOTHING,
+    "upernet": DROP_NOTHING,
+}
+KINDS: dict[str, tuple[str, Registry]] = {  # the task of each model, and where it is found
+    **dict.fromkeys(DETECTORS, ("detection", DETECTORS)),
+    **dict.fromkeys(SEGMENTERS, ("segmentation", SEGMENTERS)),
+    **dict.fromkeys(ESTIMATORS, ("keypoints", ESTIMATORS)),
+}
 
 
-def small_run(detector: str, out: Path, *extra: str) -> list[str]:
-    """Arguments of a run of two epochs of six steps with all that is random in it."""
-    model = ["--model", "test_mat", "--model-args", '{"drop_path_rate":0.1}', "--mosaic", "0.5"]
-    return [*_run(detector, out, SMALL.get(detector, {})), *model, "--batch-size", "4", *extra]
+def data_for(name: str, scenes: str) -> str:
+    """What a model is trained on where others are on some scenes."""
+    return FIGURES[scenes] if name in ESTIMATORS else scenes
 
 
-def plain_run(detector: str, out: Path, *extra: str) -> list[str]:
+def small_run(name: str, out: Path, *extra: str) -> list[str]:
+    """Arguments of a run of two epochs of four steps with all that is random in it."""
+    model = ["--model", "test_mat", "--model-args", '{"drop_path_rate":0.1}']
+    model += ["--mosaic", "0.5"] if name in DETECTORS else []
+    return [
+        *_run(name, out, SMALL.get(name, {})),
+        *model,
+        "--data",
+        data_for(name, "scenes:16x64"),
+        "--batch-size",
+        "4",
+        *extra,
+    ]
+
+
+def plain_run(name: str, out: Path, *extra: str) -> list[str]:
     """A run without BatchNorm in the backbone, dropout and sampled boxes: steps do not depend on how a batch is cut."""
-    args = SMALL.get(detector, {}) | PLAIN.get(detector, {})
+    args = SMALL.get(name, {}) | PLAIN.get(name, {})
     model = ["--model", "test_partialformer", "--model-args", '{"stem":"conv7"}', "--opt", "sgd", "--lr", "0.01"]
-    return [*_run(detector, out, args), *model, *extra]
+    return [*_run(name, out, args), *model, *extra]
 
 
-def _run(detector: str, out: Path, args: dict) -> list[str]:
+def _run(name: str, out: Path, args: dict) -> list[str]:
     size = ["--image-size", "64", "--max-size", "80", "--epochs", "2", "--warmup-epochs", "0.5", "--ema-decay", "0.9"]
-    names = ["--detector", detector, "--detector-args", json.dumps(args)]
-    return ["quickstart_detection", *names, *size, "--data", DATA, "--out", str(out)]
+    kind, registry = KINDS[name]
+    names = [f"--{registry.kind}", name, f"--{registry.kind}-args", json.dumps(args)]
+    return [f"quickstart_{kind}", *names, *size, "--data", data_for(name, "scenes:24x64"), "--out", str(out)]
 
 
 # Resumption
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_kills_in_one_epoch_change_nothing(detector, tmp_path):
+@pytest.mark.parametrize("name", KINDS)
+def test_kills_in_one_epoch_change_nothing(name, tmp_path):
     """Weights, averaged weights, optimiser, schedule, order, augmentation, sampled boxes: all to the last bit."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert execute(small_run(detector, whole)) == 0
-    argv = small_run(detector, cut, "--save-steps", "2", "--workers", "1", "--resume")
+    assert execute(small_run(name, whole)) == 0
+    argv = small_run(name, cut, "--save-steps", "2", "--resume")
     assert execute(argv, die_at=3, number=signal.SIGKILL) == -signal.SIGKILL
     assert state(cut)["step"] == 2
-    assert execute(argv, die_at=8, number=signal.SIGTERM) == 128 + signal.SIGTERM
-    assert state(cut)["step"] == 9
     assert execute(argv) == 0
     same_runs(cut, whole)
 
 
-@pytest.mark.parametrize("flags", ["--precision bf16 --ema-decay 0", "--channels-last --accumulate 2", "--frozen-bn"])
+@pytest.mark.parametrize(
+    "flags", ["--precision bf16 --ema-decay 0 --workers 1", "--channels-last --accumulate 2", "--frozen-bn"]
+)
 def test_other_ways_to_compute_resume_too(flags, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert execute(small_run("retinanet", whole, *flags.split())) == 0
     argv = small_run("retinanet", cut, *flags.split(), "--resume")
-    assert execute(argv, die_at=4, number=signal.SIGTERM) == 143
+    assert execute(argv, die_at=1, number=signal.SIGTERM) == 143
     assert execute(argv) == 0
     same_runs(cut, whole)
 
@@ -99,8 +132,7 @@ def same_runs(one: Path, other: Path) -> None:
 
 def test_averaged_weights_are_evaluated_and_saved(tmp_path):
     out = tmp_path / "run"
-    args = json.dumps(NARROW | {"score_thresh": 1e-6})
-    assert main(["train", *small_run("retinanet", out, "--epochs", "1", "--detector-args", args)]) == 0
+    assert main(["train", *small_run("ssdlite", out, "--epochs", "1")]) == 0
     assert same(weights(out / "best"), state(out)["averaged"])
     (figures,) = lines(out)
     found = average_precision(out / "best")
@@ -110,7 +142,7 @@ def test_averaged_weights_are_evaluated_and_saved(tmp_path):
 
 
 def average_precision(folder: Path) -> dict[str, float]:
-    model, (_, val) = load_detector(str(folder)), load_data(DATA, kind="detection")
+    model, (_, val) = load_detector(str(folder)), load_data("scenes:16x64", kind="detection")
     metric = CocoAP(len(model.classes), masks=model.masks)
     with Batches(val, model.transform(), 4, stack=model.stack) as loader:
         for batch in loader.epoch():
@@ -121,32 +153,44 @@ def average_precision(folder: Path) -> dict[str, float]:
 # Several processes
 
 
-def depends_on_the_batch(detector: str) -> bool:
+def depends_on_the_batch(name: str) -> bool:
     """Whether there is BatchNorm outside the backbone."""
-    names = dict(build(detector, "test_partialformer", 1, **SMALL.get(detector, {})).named_modules())
-    return any(isinstance(m, nn.BatchNorm2d) for name, m in names.items() if not name.startswith("backbone."))
+    model = KINDS[name][1].build(name, "test_partialformer", 1, **SMALL.get(name, {}))
+    return any(isinstance(m, nn.BatchNorm2d) for key, m in model.named_modules() if not key.startswith("backbone."))
 
 
 @pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_two_processes_equal_one_with_twice_the_batch(detector, sharding, tmp_path):
-    """Losses are divided by the objects, anchors or boxes of all processes, whichever of them has how many."""
-    argv = plain_run(detector, tmp_path / "two", "--batch-size", "4", *sharding)
+@pytest.mark.parametrize("name", KINDS)
+def test_two_processes_equal_one_with_twice_the_batch(name, sharding, tmp_path):
+    """Losses are divided by the objects, anchors or boxes of all processes, whichever of them has how many.
+
+    Steps of two-stage detectors multiply a difference in the last bits, which may choose another box; were counts those
+    of each process, losses would differ by 0.2 to 6 %.
+    """
+    extra = ["--epochs", "1", *sharding]
+    argv = plain_run(name, tmp_path / "two", "--batch-size", "4", *extra)
     assert execute_all([argv, argv]) == [0, 0]
-    if depends_on_the_batch(detector):
+    if depends_on_the_batch(name):
         return
-    assert execute(plain_run(detector, tmp_path / "one", "--batch-size", "8")) == 0
-    for folder in ("last", "best"):
-        ours, theirs = weights(tmp_path / "two" / folder), weights(tmp_path / "one" / folder)
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+    assert execute(plain_run(name, tmp_path / "one", "--batch-size", "8", "--epochs", "1")) == 0
     for two, one in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
-        assert two == pytest.approx(one, rel=1e-4, nan_ok=True)
+        assert two == pytest.approx(one, rel=1e-3, nan_ok=True)
+    nearly_same(tmp_path / "two" / "last", tmp_path / "one" / "last")
+    nearly_same(tmp_path / "two" / "best", tmp_path / "one" / "best")
 
 
-def test_one_detector_depends_on_the_batch():
-    assert [name for name in DETECTORS if depends_on_the_batch(name)] == ["ssdlite"]
+def nearly_same(one: Path, other: Path) -> None:
+    """Weights that moved by some 1e-2 differ by 2e-4 at most."""
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=2e-4)
+
+
+def test_what_depends_on_the_batch():
+    assert len(KINDS) == 12
+    dependent = [name for name in KINDS if depends_on_the_batch(name)]
+    assert dependent == ["ssdlite", "semantic_fpn", "upernet", "simple_baseline"]
 
 
 def test_frozen_batch_norm_makes_two_processes_equal_one(tmp_path):
@@ -154,9 +198,7 @@ def test_frozen_batch_norm_makes_two_processes_equal_one(tmp_path):
     argv = plain_run("retinanet", tmp_path / "two", *flags, "--batch-size", "4")
     assert execute_all([argv, argv]) == [0, 0]
     assert execute(plain_run("retinanet", tmp_path / "one", *flags, "--batch-size", "8")) == 0
-    ours, theirs = weights(tmp_path / "two" / "last"), weights(tmp_path / "one" / "last")
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+    nearly_same(tmp_path / "two" / "last", tmp_path / "one" / "last")
 
 
 def test_a_killed_pair_goes_on_as_if_nothing_had_been(tmp_path):
@@ -176,30 +218,27 @@ def test_accumulation_is_a_larger_batch(tmp_path):
     """Of RetinaNet, whose losses are means of pictures; others divide by what one backward pass has of objects."""
     for name, extra in (("a", "--batch-size 8"), ("b", "--batch-size 2 --accumulate 4")):
         assert main(["train", *plain_run("retinanet", tmp_path / name, *extra.split())]) == 0
-    ours, theirs = weights(tmp_path / "b" / "last"), weights(tmp_path / "a" / "last")
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+    nearly_same(tmp_path / "b" / "last", tmp_path / "a" / "last")
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_a_compiled_detector_learns_the_same(detector, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", KINDS)
+def test_a_compiled_model_learns_the_same(name, tmp_path, monkeypatch):
     """The C++ backend is left out, since a machine may have no compiler."""
     extra = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8"]
-    assert main(["train", *plain_run(detector, tmp_path / "plain", *extra)]) == 0
+    assert main(["train", *plain_run(name, tmp_path / "plain", *extra)]) == 0
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
-    assert main(["train", *plain_run(detector, tmp_path / "compiled", *extra, "--compile")]) == 0
-    ours, theirs = weights(tmp_path / "compiled" / "last"), weights(tmp_path / "plain" / "last")
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+    assert main(["train", *plain_run(name, tmp_path / "compiled", *extra, "--compile")]) == 0
+    nearly_same(tmp_path / "compiled" / "last", tmp_path / "plain" / "last")
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_what_is_frozen_stays(detector, tmp_path):
-    args = SMALL.get(detector, {})
-    before = build(detector, "test_mat", 10, **args).state_dict()
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_frozen_stays(name, tmp_path):
+    kind, registry = KINDS[name]
+    classes = load_data(data_for(name, "scenes:16x64"), kind=kind)[0].classes
+    before = registry.build(name, "test_mat", len(classes), **SMALL.get(name, {})).state_dict()
     save_file(before, tmp_path / "start.safetensors")
     extra = ["--frozen-stages", "1", "--frozen-bn", "--weights", str(tmp_path / "start.safetensors"), "--epochs", "1"]
-    assert main(["train", *small_run(detector, tmp_path / "run", *extra)]) == 0
+    assert main(["train", *small_run(name, tmp_path / "run", *extra)]) == 0
     after = weights(tmp_path / "run" / "last")
     same = {key for key in before if torch.equal(before[key], after[key])}
     norms = {key.rpartition(".")[0] for key in before if key.startswith("backbone.") and key.endswith("running_mean")}

@@ -1,4 +1,4 @@
-"""Detections drawn into a picture."""
+"""Predictions drawn into a picture."""
 
 import colorsys
 from typing import Any
@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 
-def draw(picture: Image.Image, found: dict[str, torch.Tensor], classes: list[str]) -> Image.Image:
+def draw_objects(picture: Image.Image, found: dict[str, torch.Tensor], classes: list[str]) -> Image.Image:
     """A copy of an RGB picture with the boxes, masks, class names and scores of what was found in it.
 
     A class has one colour. Lines and text grow with the picture; text stands above its box, or in it where there is
@@ -44,6 +44,19 @@ def draw(picture: Image.Image, found: dict[str, torch.Tensor], classes: list[str
         bright = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 128
         pen.text((x + line - left, y + line - top), text, fill="black" if bright else "white", font=font)
     return drawn
+
+
+def draw_classes(picture: Image.Image, classes: torch.Tensor) -> Image.Image:
+    """A copy of an RGB picture under the colours of its pixels' classes [H, W]."""
+    colours = torch.tensor([colour(label) for label in range(256)], dtype=torch.uint8)[classes]  # [H, W, 3]
+    return to_pil_image(((pil_to_tensor(picture).int() + colours.permute(2, 0, 1)) // 2).byte())
+
+
+def palette_image(classes: torch.Tensor) -> Image.Image:
+    """A picture whose values are classes [H, W], below 256, with a palette that shows them in their colours."""
+    image = Image.fromarray(classes.byte().numpy(), "P")
+    image.putpalette([value for label in range(256) for value in colour(label)])
+    return image
 
 
 def colour(label: int) -> tuple[int, int, int]:

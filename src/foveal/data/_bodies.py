@@ -1,0 +1,144 @@
+"""Bodies whose joints are marked, one in each sample: the contract of every format for keypoints."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ._objects import Marked, Objects, hold_out_marked
+from ._pictures import Pictures
+from ._skeleton import Joints
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a sample looks.
+
+    Attributes:
+        picture: place of its picture.
+        body: place of its body among the objects of the picture; None for a box that a detector found.
+        box: (x1, y1, x2, y2) in pixels of what a detector found; None for that of the body.
+        label: kind of the body that a detector found.
+        score: of the box.
+    """
+
+    picture: int
+    body: int | None
+    box: tuple[float, ...] | None = None
+    label: int = 0
+    score: float = 1.0
+
+
+class Bodies(Pictures):
+    """Bodies in pictures.
+
+    Attributes:
+        joints: what is marked on each.
+        categories: names of the kinds of bodies.
+        crops: where each sample looks.
+    """
+
+    joints: Joints
+    categories: list[str]
+    crops: Sequence[Crop]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the joints."""
+        return list(self.joints.names)
+
+    @property
+    @abstractmethod
+    def num_pictures(self) -> int:
+        """Number of pictures, with those without a body."""
+
+    @abstractmethod
+    def whole(self, picture: int) -> Image.Image:
+        """A picture in RGB; raises BadImage."""
+
+    @abstractmethod
+    def whole_name(self, picture: int) -> str:
+        """What messages call it."""
+
+    @abstractmethod
+    def objects(self, picture: int) -> Objects:
+        """All bodies of a picture, with ``keypoints``."""
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def picture(self, index: int) -> Image.Image:
+        return self.whole(self.crops[index].picture)
+
+    def name(self, index: int) -> str:
+        crop = self.crops[index]
+        return f"{self.whole_name(crop.picture)}, {f'box {index}' if crop.body is None else f'body {crop.body}'}"
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        """{"target": what is known of a body and its picture}.
+
+        Returns:
+            "box" [4] (x1, y1, x2, y2) in pixels; "keypoints" [K, 3]: x and y in pixels, 0 being the middle of the first
+            one, and 0 where a joint is not marked, 1 where it is hidden, 2 where it is seen; without them for a box
+            that a detector found; "label", place of its kind in ``categories``; "score" of the box; "index"; and
+            "truth", see ``truth``.
+        """
+        crop = self.crops[index]
+        objects = self.objects(crop.picture)
+        target: dict[str, Any] = {"index": index, "score": crop.score, "label": crop.label, "truth": truth(objects)}
+        if crop.body is None:
+            return {"target": target | {"box": torch.tensor(crop.box, dtype=torch.float)}}
+        body, keypoints = crop.body, target["truth"]["keypoints"]
+        target |= {"box": torch.from_numpy(objects.boxes[body]).float(), "label": int(objects.labels[body])}
+        return {"target": target | {"keypoints": torch.from_numpy(keypoints[body]).float()}}
+
+
+class MarkedBodies(Bodies):
+    """Bodies in pictures that lie in files.
+
+    Args:
+        marked: the pictures and their objects, with joints.
+        crops: where samples look; without them at every body of which a joint is marked, crowds excepted.
+    """
+
+    def __init__(self, marked: Marked, crops: Sequence[Crop] | None = None):
+        assert marked.joints is not None
+        self.marked, self.joints, self.categories = marked, marked.joints, marked.classes
+        self.problems, self.mended = marked.problems, marked.mended
+        self.crops = list(_visible(marked.objects)) if crops is None else crops
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.marked)
+
+    def whole(self, picture: int) -> Image.Image:
+        return self.marked.picture(picture)
+
+    def whole_name(self, picture: int) -> str:
+        return self.marked.name(picture)
+
+    def objects(self, picture: int) -> Objects:
+        return self.marked.objects[picture]
+
+    def held_out(self, place: str) -> "tuple[MarkedBodies, MarkedBodies]":
+        """Training and validation part: every tenth picture is held out; see ``hold_out_marked``."""
+        train, val = hold_out_marked(self.marked, place)
+        return MarkedBodies(train), MarkedBodies(val)
+
+
+def _visible(pictures: Iterable[Objects]) -> Iterable[Crop]:
+    for picture, objects in enumerate(pictures):
+        if objects.keypoints is not None:
+            there = (objects.keypoints[:, :, 2] > 0).any(1) & ~objects.crowd
+            yield from (Crop(picture, int(body)) for body in np.flatnonzero(there))
+
+
+def truth(objects: Objects) -> dict[str, Any]:
+    """What evaluation needs of a picture: ``image_id``, and of all of its bodies ``boxes`` [n, 4], ``labels``,
+    ``crowd``, ``area`` [n], ``keypoints`` [n, K, 3]."""
+    names = ("image_id", "boxes", "labels", "crowd", "area", "keypoints")
+    return {name: getattr(objects, name) for name in names}

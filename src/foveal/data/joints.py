@@ -1,0 +1,207 @@
+"""What happens to pictures of bodies: one is cut out, turned, resized, and its joints with it.
+
+Joints (x, y) are 0 in the middle of the first pixel, as COCO has them, and boxes are 0 at its edge. Maps go between
+edges, so that a mirrored picture has its joints at width - 1 - x, and nothing has to be shifted afterwards.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .._errors import UserError
+from ._geometry import normalized, pixels
+from ._skeleton import Joints
+
+PADDING = 1.25  # of a box, on its sides in all (Xiao et al., 2018, their code)
+HALF_PADDING = 1.5  # of the box around half of a body (Sun et al., 2019, their code)
+HALF_JOINTS = 8  # marked joints above which half of a body may be shown
+TURNED = 0.6  # share of pictures that are turned
+
+
+@dataclass(kw_only=True)
+class JointAugment:
+    """What training does to bodies (Xiao et al., 2018, section 3.1, and their code).
+
+    Attributes:
+        hflip: probability of a mirrored picture.
+        scale: standard deviation of the factor of a body's size, which stays within 1 - scale and 1 + scale.
+        rotation: standard deviation in degrees, for 60 % of the pictures, of an angle up to twice as large.
+        half_body: probability that only the upper or the lower half is shown, of a body with more than eight marked
+            joints (Sun et al., 2019, HRNet, their code); needs joints named hip, knee or ankle.
+    """
+
+    hflip: float = 0.5
+    scale: float = 0.3
+    rotation: float = 40.0
+    half_body: float = 0.3
+
+    def __post_init__(self):
+        for name in ("hflip", "half_body"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name.replace('_', '-')} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.scale < 1:
+            raise UserError(f"scale must be in [0, 1), got {self.scale}")
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f"rotation must be in [0, 180] degrees, got {self.rotation}")
+
+
+class JointTransform:
+    """From a sample with an RGB picture and a box to one that ``stack_bodies`` takes.
+
+    Args:
+        size: height and width in pixels.
+        mean, std: of each channel, of values from 0 to 1.
+        joints: what is marked on a body.
+        augment: what training does; None for evaluation.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        joints: Joints,
+        augment: JointAugment | None,
+    ):
+        self.size, self.mean, self.std, self.joints, self.augment = size, mean, std, joints, augment
+        self.fill = tuple(round(255 * value) for value in mean)  # about 0 when normalised
+
+    def __call__(self, sample: dict, draw: Callable[[], dict]) -> dict:
+        """{"image": RGB picture, "name", "target": as of ``Bodies``} -> what ``stack_bodies`` takes.
+
+        Returns:
+            "image" float32 [3, H, W], "matrix" [2, 3] from places in it to those in the picture, both in pixels from
+            the edge, "name"; in training "positions" [K, 2] of the joints in the image, and "weights" [K], 1 for those
+            that are marked and inside; in evaluation "target" as it was.
+        """
+        picture: Image.Image = sample["image"]
+        target, mirrored = sample["target"], False
+        if self.augment is None:
+            matrix = self.look(target["box"].tolist())
+        else:
+            matrix, mirrored = self._drawn(self.augment, target)
+        seen = warped(picture, matrix, self.size, self.fill)
+        moved: dict[str, Any] = {"target": target}
+        if self.augment is not None:
+            moved = self._moved(target["keypoints"], matrix, mirrored)
+        return {
+            "image": normalized(pixels(seen), self.mean, self.std),
+            "matrix": torch.from_numpy(matrix).float(),
+            "name": sample["name"],
+            **moved,
+        }
+
+    def look(self, box: Sequence[float], padding: float = PADDING, angle: float = 0.0) -> np.ndarray:
+        """The matrix [2, 3] from places in the image to those in the picture.
+
+        The box is seen whole, in the middle, with room around it, in its own proportions.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels.
+            padding: factor of its size.
+            angle: by which the picture is turned, in degrees, clockwise.
+        """
+        x1, y1, x2, y2 = box
+        H, W = self.size
+        step = padding * max((x2 - x1) / W, (y2 - y1) / H)  # pixels of the picture for one of the image
+        cos, sin = step * math.cos(math.radians(angle)), step * math.sin(math.radians(angle))
+        turn = np.array([[cos, sin], [-sin, cos]])
+        middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
+        return np.concatenate([turn, (middle - turn @ (W / 2, H / 2))[:, None]], axis=1)
+
+    def _drawn(self, augment: JointAugment, target: dict[str, Any]) -> tuple[np.ndarray, bool]:
+        """A random look, and whether the image is mirrored."""
+        box, padding = target["box"].tolist(), PADDING
+        if random.random() < augment.half_body:
+            half = self._half(target["keypoints"])
+            if half is not None:
+                box, padding = half, HALF_PADDING
+        padding *= _clipped(1 + random.gauss(0, augment.scale), 1 - augment.scale, 1 + augment.scale)
+        angle = _clipped(random.gauss(0, augment.rotation), -2 * augment.rotation, 2 * augment.rotation)
+        matrix = self.look(box, padding, angle if random.random() < TURNED else 0.0)
+        mirrored = random.random() < augment.hflip
+        if mirrored:  # x becomes W - x before all else
+            matrix[:, 2] += self.size[1] * matrix[:, 0]
+            matrix[:, 0] *= -1
+        return matrix, mirrored
+
+    def _half(self, keypoints: torch.Tensor) -> list[float] | None:
+        """A box around the middle of the marked joints of the upper or the lower half; None if they are too few."""
+        marked = keypoints[:, 2] > 0
+        if marked.sum() <= HALF_JOINTS:
+            return None
+        below = torch.zeros(len(keypoints), dtype=torch.bool)
+        below[self.joints.lower] = True
+        upper, lower = keypoints[marked & ~below, :2], keypoints[marked & below, :2]
+        chosen = upper if (random.random() < 0.5 and len(upper) > 2) or len(lower) <= 2 else lower
+        reach = (chosen.max(0).values - chosen.min(0).values) / 2
+        if reach.max() < 1:
+            return None
+        middle = chosen.mean(0) + 0.5
+        return [*(middle - reach).tolist(), *(middle + reach).tolist()]
+
+    def _moved(self, keypoints: torch.Tensor, matrix: np.ndarray, mirrored: bool) -> dict[str, torch.Tensor]:
+        """Positions and weights of joints in the image."""
+        positions = inverse(matrix, keypoints[:, :2].double().numpy() + 0.5) - 0.5
+        marked = keypoints[:, 2].numpy() > 0
+        if mirrored:
+            positions, marked = positions[self.joints.mirrored], marked[self.joints.mirrored]
+        inside = (positions >= -0.5).all(1) & (positions < np.array(self.size[::-1]) - 0.5).all(1)
+        return {
+            "positions": torch.from_numpy(np.where((marked & inside)[:, None], positions, 0)).float(),
+            "weights": torch.from_numpy(marked & inside).float(),
+        }
+
+
+def inverse(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Places [n, 2] that ``matrix`` [2, 3] maps to the given ones."""
+    (a, b, c), (d, e, f) = matrix
+    x, y = places[:, 0] - c, places[:, 1] - f
+    return np.stack([e * x - b * y, a * y - d * x], axis=1) / (a * e - b * d)
+
+
+def warped(picture: Image.Image, matrix: np.ndarray, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
+    """What a matrix [2, 3], from places in an image of ``size`` to those in the picture, shows of the picture.
+
+    Bilinear; where it makes the picture smaller than half, pixels are averaged in squares before.
+    """
+    H, W = size
+    step = int(math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])))
+    if step > 1:
+        corners = matrix[:, :2] @ [[0, W, 0, W], [0, 0, H, H]] + matrix[:, 2:]
+        low, high = np.floor(corners.min(1) - step), np.ceil(corners.max(1) + step)
+        x1, y1 = (max(0, int(edge)) for edge in low)
+        x2, y2 = (min(side, int(edge)) for side, edge in zip(picture.size, high))
+        if x2 > x1 and y2 > y1:
+            picture = picture.reduce(step, box=(x1, y1, x2, y2))
+            matrix = (matrix - [[0, 0, x1], [0, 0, y1]]) / step
+    return picture.transform(
+        (W, H), Image.Transform.AFFINE, matrix.flatten(), Image.Resampling.BILINEAR, fillcolor=fill
+    )
+
+
+def stack_bodies(samples: list[dict]) -> dict:
+    """Samples of ``JointTransform`` -> a batch.
+
+    Returns:
+        "image" [B, 3, H, W], "matrix" [B, 2, 3], list "name", in training "positions" [B, K, 2] and "weights" [B, K],
+        in evaluation list "target".
+    """
+    first = samples[0]
+    names = [name for name in ("image", "matrix", "positions", "weights") if name in first]
+    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in samples]) for name in names}
+    for name in ("target", "name"):
+        if name in first:
+            batch[name] = [sample[name] for sample in samples]
+    return batch
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
