@@ -315,6 +315,24 @@ def test_a_cut_object_is_judged_by_its_mask(data, size):
     assert torch.equal(after.boxes.as_subclass(torch.Tensor), tight(torch.from_numpy(parts[kept])))
 
 
+@pytest.mark.parametrize("left", [1, 3, 4, 5])
+@pytest.mark.parametrize("how", ["cut", "cut without masks", "covered"])
+def test_a_tenth_is_kept(how, left):
+    """Of an object 40 px wide ``left`` columns remain."""
+    masks = np.zeros((1, 20, 60), bool)
+    masks[:, 5:15, 10:50] = True
+    before = marked(masks, torch.zeros(3, 20, 60, dtype=torch.uint8))
+    if how == "covered":
+        above = np.zeros((1, 20, 50 - left), bool)
+        above[:, 2:] = True
+        torch.manual_seed(0)  # which pastes it
+        after = copy_paste(before, marked(above, torch.zeros(3, *above.shape[1:], dtype=torch.uint8)))
+        assert len(after.labels) == 1 + (left >= 4)
+    else:
+        before.masks = None if how == "cut without masks" else before.masks
+        assert len(before.cropped((0, 50 - left, 20, 10)).labels) == (left >= 4)
+
+
 def remain(before: np.ndarray, after: np.ndarray, found: torch.Tensor) -> list[int]:
     """The objects of which a tenth is left or more; of one with just a tenth either will do."""
     shares = after.sum((1, 2)) / before.sum((1, 2))
@@ -349,7 +367,10 @@ def test_pasted_objects_cover_those_below(data, size, other, number):
 @examples(200)
 @given(data=st.data(), H=st.integers(32, 80), W=st.integers(32, 80), masks=st.booleans(), number=seeds)
 def test_parts_of_a_mosaic(data, H, W, masks, number):
-    """Each picture is an object as a whole, so what is seen of it is its box; at 1.5 times its size it may be lost."""
+    """Each picture is an object as a whole, so what is seen of it is its box; at 1.5 times its size it may be lost.
+
+    All of them meet in a point.
+    """
     owners = data.draw(st.permutations([*CHANNELS, None]))
     pictures = []
     for channel in owners:
@@ -360,9 +381,13 @@ def test_parts_of_a_mosaic(data, H, W, masks, number):
     assert after.size == (H, W)
     boxes, seen = after.boxes.as_subclass(torch.Tensor), after.image == 255
     assert torch.equal(seen, after.image > 0)
-    for picture, channel in zip(pictures, owners):
+    meet: tuple[set[float], set[float]] = set(), set()
+    for number, (picture, channel) in enumerate(zip(pictures, owners)):
         if channel is None:
             continue
+        left, top, right, bottom = tight(seen[channel][None])[0].tolist()
+        meet[0].add(right if number % 2 == 0 else left)
+        meet[1].add(bottom if number < 2 else top)
         if channel in after.labels:
             place = after.labels.tolist().index(channel)
             torch.testing.assert_close(boxes[place], tight(seen[channel][None])[0], rtol=0, atol=1e-3)
@@ -372,6 +397,7 @@ def test_parts_of_a_mosaic(data, H, W, masks, number):
             h, w = picture.size
             scale = MOSAIC[1] * min(H / h, W / w)
             assert seen[channel].sum() < (LEFT * h * w + (h + w + 1) / 2) * scale**2  # each side is rounded by a half
+    assert len(meet[0]) == len(meet[1]) == 1
 
 
 @examples(100)

@@ -106,8 +106,9 @@ def check(
         else:
             mended += getattr(part, "mended", [])
             part, found = _detection(part)
-            parts[name], bodies = part, isinstance(part, Bodies)
-            summaries[name] = _objects(part.pictures if bodies else part) | (_joints(part) if bodies else {})
+            parts[name] = part
+            bodies = part if isinstance(part, Bodies) else None
+            summaries[name] = _objects(bodies.pictures if bodies else part) | (_joints(bodies) if bodies else {})
         problems += found
     written = _write(clean, parts) if clean is not None and parts else []
     if as_json:

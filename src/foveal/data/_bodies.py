@@ -38,6 +38,7 @@ class Bodies(Pictures):
     """Bodies in pictures.
 
     Attributes:
+        classes: names of the joints.
         joints: what is marked on each.
         categories: names of the kinds of bodies.
         category_ids: how the data numbers them; results are written with these numbers.
@@ -50,11 +51,6 @@ class Bodies(Pictures):
     category_ids: list[int]
     crops: Sequence[Crop]
     problems: Sequence[Problem] = ()
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the joints."""
-        return list(self.joints.names)
 
     @property
     @abstractmethod
@@ -119,7 +115,7 @@ class MarkedBodies(Bodies):
         assert marked.joints is not None
         self.marked, self.joints, self.categories = marked, marked.joints, marked.classes
         self.category_ids, self.problems, self.mended = marked.category_ids, marked.problems, marked.mended
-        self.crops = list(_visible(marked.objects))
+        self.classes, self.crops = list(self.joints.names), list(_visible(marked.objects))
 
     @property
     def pictures(self) -> Marked:

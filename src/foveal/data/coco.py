@@ -412,7 +412,8 @@ def _pairs(name: str, given: Any, num_joints: int) -> tuple[tuple[int, int], ...
 
 def check_keypoints(entry: dict[str, Any], joints: Joints, size: tuple[int, int]) -> list[float]:
     """x, y and visibility of each joint of an annotation, in one list; raises Wrong."""
-    (H, W), values = size, entry.get("keypoints")
+    (H, W) = size
+    values: Any = entry.get("keypoints")
     if values is None and entry.get("iscrowd") == 1:
         values = [0] * 3 * len(joints)
     if not isinstance(values, list) or not are_finite(values):

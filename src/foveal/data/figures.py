@@ -394,7 +394,7 @@ class Figures(Bodies):
 
     def __init__(self, material: Garments, size: tuple[int, int], part: int, numbers: Sequence[int]):
         self.material, self.size, self.part, self.numbers = material, size, part, numbers
-        self.categories, self.category_ids = ["person"], [1]
+        self.classes, self.categories, self.category_ids = list(NAMES), ["person"], [1]
         self.crops = [
             Crop(picture, body)
             for picture, number in enumerate(numbers)

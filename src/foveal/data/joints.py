@@ -183,7 +183,7 @@ def warped(picture: Image.Image, matrix: np.ndarray, size: tuple[int, int], fill
             picture = picture.reduce(step, box=(x1, y1, x2, y2))
             matrix = (matrix - [[0, 0, x1], [0, 0, y1]]) / step
     return picture.transform(
-        (W, H), Image.Transform.AFFINE, matrix.flatten(), Image.Resampling.BILINEAR, fillcolor=fill
+        (W, H), Image.Transform.AFFINE, matrix.flatten().tolist(), Image.Resampling.BILINEAR, fillcolor=fill
     )
 
 

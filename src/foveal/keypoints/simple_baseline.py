@@ -28,7 +28,7 @@ class SimpleBaseline(Estimator):
         self.deconvs = nn.Sequential(*(DeconvNormReLU(width, channels) for width in widths))
         self.heatmaps = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.heatmaps.weight, std=0.001)
-        nn.init.zeros_(self.heatmaps.bias)
+        self.heatmaps.bias = nn.Parameter(torch.zeros(num_classes))
 
     def forward(self, images: torch.Tensor) -> dict[str, Any]:
         """``heatmaps`` [B, K, ceil(H / 4), ceil(W / 4)]."""

@@ -1,0 +1,74 @@
+"""Every detector and segmenter learns eight scenes by heart. Slow: ``pytest -m slow tests/test_overfit.py``."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from foveal.data import load_data
+from foveal.detection import DETECTORS
+from foveal.segmentation import SEGMENTERS
+from foveal.tasks import BoxAugment, DetectionArgs, MaskAugment, SegmentationArgs
+from foveal.tasks._transfer import TransferArgs
+
+FEW_BOXES = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100, "box_batch_size_per_image": 16}
+SMALL = {"num_queries": 16, "embed_dim": 128, "num_encoder_layers": 2, "num_decoder_layers": 3, "dim_feedforward": 256}
+SETTINGS = {  # arguments that make detectors small, anchors as small as the garments, and more steps where needed
+    "retinanet": {"channels": 64, "anchor_size": 16, "steps": 300},
+    "fcos": {"channels": 64},
+    "atss": {"channels": 64, "anchor_size": 16},
+    "faster_rcnn": {"anchor_size": 16, **FEW_BOXES, "lr": 1e-3},
+    "mask_rcnn": {"anchor_size": 16, **FEW_BOXES, "lr": 1e-3},
+    "sparse_rcnn": {"num_proposals": 16, "num_stages": 3, "dim_feedforward": 256, "dim_dynamic": 16, "lr": 1e-3},
+    "detr": {**SMALL, "dropout": 0.0, "steps": 300, "lr": 1e-3},
+}
+BACKBONE = dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8])
+
+
+COMMON: dict[str, Any] = dict(model="partialformer_b0", model_args=BACKBONE, image_size=128, max_size=160)
+
+
+def overfit(args: TransferArgs, data: Any, steps: int = 200, lr: float = 2e-3) -> dict[str, float]:
+    """The metric's figures, in percent, of the pictures that a model is trained on."""
+    task = args.build(data)
+    batches = {}
+    for train in (True, False):
+        transform = task.transform(train)
+        samples = [{"image": data.picture(i), "name": data.name(i), **data.annotation(i)} for i in range(len(data))]
+        batches[train] = task.stack([transform(sample, dict) for sample in samples])
+    optimizer = torch.optim.AdamW(task.parameters(), lr, weight_decay=0)
+    for step in range(steps):
+        task.train()
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.zero_grad()
+        task(batches[True])["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        optimizer.step()
+    metric = task.eval().metric()
+    metric.update(task.predict(batches[False]), batches[False])
+    return metric.compute()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_detector_learns_eight_pictures_by_heart(detector):
+    settings = dict(SETTINGS.get(detector, {}))
+    learning = {name: settings.pop(name) for name in ("steps", "lr") if name in settings}
+    args = DetectionArgs(**COMMON, detector=detector, detector_args=settings, augment=BoxAugment(hflip=0))
+    data, _ = load_data("scenes:8", kind="detection")
+    assert overfit(args, data, **learning)["AP50"] > 95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+def test_a_segmenter_learns_eight_pictures_by_heart(segmenter):
+    args = SegmentationArgs(
+        **COMMON | dict(image_size=160),  # a crop of the whole picture
+        segmenter=segmenter,
+        segmenter_args={"dropout": 0.0, "channels": 64},
+        augment=MaskAugment(scale=(1, 1), max_class_share=1, hflip=0, photometric=False),
+    )
+    data, _ = load_data("scenes:8", kind="segmentation")
+    assert overfit(args, data, steps=400, lr=2e-3)["mIoU"] > 95
