@@ -13,7 +13,8 @@ A loader decodes JPEG files of COCO's size, 640x480, flips, resizes to 800 px, n
 process; torchvision's is that of its references/detection, with GeneralizedRCNNTransform, which there is a part of the
 detector, for the last three.
 
-Everything is interleaved in one run: one thread, float32, eager. Ratios are medians over the rounds.
+Everything is interleaved in one run: one thread, float32, eager. Times are those of the thread, so that other processes
+are left out; ratios are medians over the rounds.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +110,7 @@ def detector(name: str, backbone: str, rounds: int) -> None:
 
     for one, other in zip(infer(), infer_theirs(), strict=True):
         assert len(one["boxes"]) == len(other["boxes"])
-    seconds = interleave({"ours": infer, "theirs": infer_theirs}, rounds, warmup=1)
+    seconds = interleave({"ours": infer, "theirs": infer_theirs}, rounds, warmup=1, clock=time.thread_time)
     cells = [*summary(seconds)]
     wanted, moved = targets(), 1 if hasattr(theirs, "roi_heads") or name.startswith("ssd") else 0
     shifted = [target | {"labels": target["labels"] + moved} for target in wanted]
@@ -116,7 +118,7 @@ def detector(name: str, backbone: str, rounds: int) -> None:
     step_theirs = training_step(theirs, lambda: theirs(list(pictures), shifted))
     step(), step_theirs()  # momentum is there from the first step on
     memory = [peak_memory(call, torch.device("cpu")) / 2**20 for call in (step, step_theirs)]
-    cells += summary(interleave({"ours": step, "theirs": step_theirs}, rounds, warmup=1))
+    cells += summary(interleave({"ours": step, "theirs": step_theirs}, rounds, warmup=1, clock=time.thread_time))
     row(name, *cells, *memory, memory[0] / memory[1])
 
 
@@ -235,7 +237,7 @@ def loader(name: str, folder: Path, rounds: int) -> None:
     calls = {"ours": lambda: next(batches), "theirs": lambda: last(*next(others))}
     one, (other, _) = (call() for call in calls.values())
     assert one["image"].shape == other.tensors.shape
-    seconds = interleave(calls, 8 * rounds)
+    seconds = interleave(calls, 8 * rounds, clock=time.thread_time)
     speeds = [BATCH / statistics.median(times) for times in seconds.values()]
     row(name, *speeds, ratio(*seconds.values()))
 
