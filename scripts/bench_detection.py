@@ -3,16 +3,18 @@
     python scripts/bench_detection.py [--rounds N] [--backbone NAME] [NAME ...]
 
 A NAME is a detector, "loader" or "loader of masks"; without any, all are measured. torchvision's detector has the same
-backbone, as a copy, and the same weights. Both get two float pictures of 320x480 px with eight objects of 80 classes, so
-neither resizes nor normalises: a call is what comes behind the loader. Detections are kept above the score that a
-thousand pairs of box and class exceed in a picture, which is what a trained detector's threshold leaves to choose from.
-A training step is forward pass, losses, backward pass and SGD with momentum.
+backbone, as a copy, and the same weights. Both get two float pictures of 320x480 px with eight objects of 80 classes,
+so neither resizes nor normalises: a call is what comes behind the loader. Detections are kept above the score that a
+thousand pairs of box and class exceed in a picture, as many as the threshold of a trained detector may leave. A
+training step is forward pass, losses, backward pass and SGD with momentum; its memory is the most that it holds at once
+beyond weights and momentum.
 
 A loader decodes JPEG files of COCO's size, 640x480, flips, resizes to 800 px, normalises and batches them in one
 process; torchvision's is that of its references/detection, with GeneralizedRCNNTransform, which there is a part of the
 detector, for the last three.
 
-Everything is interleaved in one run: one thread, float32, eager. Ratios are medians over the rounds.
+Everything is interleaved in one run: one thread, float32, eager. Times are those of the thread, so that other processes
+are left out; ratios are medians over the rounds.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from torchvision.transforms import v2
 from foveal.bench import interleave, peak_memory, ratio
 from foveal.data import Batches, BoxAugment, BoxTransform, Scenes, load_data, stack_marked
 from foveal.detection import build
+from foveal.necks import Pyramid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import test_mask_rcnn
@@ -49,13 +53,14 @@ DETECTORS = ["retinanet", "fcos", "faster_rcnn", "mask_rcnn", "ssd", "ssdlite"]
 LOADERS = ["loader", "loader of masks"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PICTURES = 64
+WHAT = ("inference ms", "training step ms", "memory of a step MiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--backbone", default="resnet18")
     args = parser.parse_args()
     names = args.names or [*DETECTORS, *LOADERS]
     if unknown := {*names} - {*DETECTORS, *LOADERS}:
@@ -63,10 +68,8 @@ def main() -> None:
     torch.set_num_threads(1)
     detectors = [name for name in DETECTORS if name in names]
     if detectors:
-        print(
-            "| detector | inference: ours ms | torchvision's ms | ratio | training: ours ms | torchvision's ms | ratio |"
-        )
-        print("| peak memory of a step: ours MiB | torchvision's MiB | ratio |\n|---" + "|---" * 9 + "|")
+        columns = [f"{what}, {whose}" for what in WHAT for whose in ("ours", "torchvision's", "ratio")]
+        print(f"| detector | {' | '.join(columns)} |\n|---" + "|---" * len(columns) + "|")
     for name in detectors:
         detector(name, args.backbone, args.rounds)
     loaders = [name for name in LOADERS if name in names]
@@ -79,16 +82,16 @@ def main() -> None:
 
 
 def row(name: str, *cells: float) -> None:
-    print(
-        f"| {name} | " + " | ".join(f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells) + " |", flush=True
-    )
+    written = [f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells]
+    print(f"| {name} | {' | '.join(written)} |", flush=True)
 
 
 def detector(name: str, backbone: str, rounds: int) -> None:
     """A row of the table of detectors."""
     torch.manual_seed(0)
     ours: Any = build(name, backbone, CLASSES).eval()
-    images, sizes = torch.randn(BATCH, 3, *SIZE), torch.tensor([SIZE] * BATCH)
+    pictures, sizes = torch.randn(BATCH, 3, *SIZE), torch.tensor([SIZE] * BATCH)
+    images = pictures.contiguous(memory_format=torch.channels_last)  # as our loader gives them
     with torch.inference_mode():
         threshold = scores(name, ours, ours(images, sizes)).flatten().topk(BATCH * PAIRS).values[-1].item()
     theirs: Any = reference(name, ours).eval()
@@ -103,19 +106,19 @@ def detector(name: str, backbone: str, rounds: int) -> None:
 
     @torch.inference_mode()
     def infer_theirs() -> list[dict]:
-        return theirs(list(images))
+        return theirs(list(pictures))
 
     for one, other in zip(infer(), infer_theirs(), strict=True):
         assert len(one["boxes"]) == len(other["boxes"])
-    seconds = interleave({"ours": infer, "theirs": infer_theirs}, rounds, warmup=1)
+    seconds = interleave({"ours": infer, "theirs": infer_theirs}, rounds, warmup=1, clock=time.thread_time)
     cells = [*summary(seconds)]
     wanted, moved = targets(), 1 if hasattr(theirs, "roi_heads") or name.startswith("ssd") else 0
     shifted = [target | {"labels": target["labels"] + moved} for target in wanted]
     step = training_step(ours, lambda: ours.losses(ours(images, sizes), wanted))
-    step_theirs = training_step(theirs, lambda: theirs(list(images), shifted))
+    step_theirs = training_step(theirs, lambda: theirs(list(pictures), shifted))
     step(), step_theirs()  # momentum is there from the first step on
     memory = [peak_memory(call, torch.device("cpu")) / 2**20 for call in (step, step_theirs)]
-    cells += summary(interleave({"ours": step, "theirs": step_theirs}, rounds, warmup=1))
+    cells += summary(interleave({"ours": step, "theirs": step_theirs}, rounds, warmup=1, clock=time.thread_time))
     row(name, *cells, *memory, memory[0] / memory[1])
 
 
@@ -148,6 +151,8 @@ def reference(name: str, ours: Any) -> Any:
             test_retinanet.Maps(ours), CLASSES, detections_per_img=ours.detections_per_img
         )
         model.head.load_state_dict(ours.head.state_dict())
+    for pyramid in [module for module in model.modules() if isinstance(module, Pyramid)]:
+        pyramid.forward = pyramid.body.__call__  # as torchvision's users have it, in contiguous memory
     model.transform.normalize = lambda image: image
     model.transform.resize = lambda image, target=None: (image, target)
     model.transform.postprocess = lambda result, sizes, originals: result
@@ -190,16 +195,9 @@ def write_data(folder: Path) -> None:
         target = scenes.annotation(index)["target"]
         for box, label, mask in zip(target["boxes"].tolist(), target["labels"].tolist(), target["segmentations"]):
             left, top, right, bottom = box
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=index + 1,
-                    category_id=label + 1,
-                    iscrowd=0,
-                    area=mask.sum().item(),
-                )
-                | dict(bbox=[left, top, right - left, bottom - top], segmentation=[outline(mask)])
-            )
+            entry: dict[str, Any] = dict(id=len(annotations) + 1, image_id=index + 1, category_id=label + 1, iscrowd=0)
+            entry |= dict(bbox=[left, top, right - left, bottom - top], area=int(mask.sum()))
+            annotations.append(entry | {"segmentation": [outline(mask)]})
     categories = [{"id": i, "name": name} for i, name in enumerate(scenes.classes, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "data.json").write_text(json.dumps(content))
@@ -239,7 +237,7 @@ def loader(name: str, folder: Path, rounds: int) -> None:
     calls = {"ours": lambda: next(batches), "theirs": lambda: last(*next(others))}
     one, (other, _) = (call() for call in calls.values())
     assert one["image"].shape == other.tensors.shape
-    seconds = interleave(calls, 8 * rounds)
+    seconds = interleave(calls, 8 * rounds, clock=time.thread_time)
     speeds = [BATCH / statistics.median(times) for times in seconds.values()]
     row(name, *speeds, ratio(*seconds.values()))
 

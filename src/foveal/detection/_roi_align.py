@@ -31,8 +31,8 @@ def roi_align(maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], size:
     *firsts, positions = accumulate(map(operator.mul, heights, widths), initial=0)  # where levels begin, and their end
     table = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1).view(-1, C)  # [B * positions, C]
     levels = LevelMapper(2, 1 + len(maps))(list(boxes))  # [M], 0 for the finest
-    images = torch.cat([levels.new_full((len(inside),), i) for i, inside in enumerate(boxes)])
-    heights, widths, firsts = levels.new_tensor([heights, widths, firsts])[:, levels]
+    images = torch.cat([levels.new_full((len(inside),), i, dtype=torch.int) for i, inside in enumerate(boxes)])
+    heights, widths, firsts = levels.new_tensor([heights, widths, firsts], dtype=torch.int)[:, levels]
     scaled = torch.cat(list(boxes)) / (4 * 2**levels)[:, None]
     rows, row_weights = _sampled(scaled[:, 1], scaled[:, 3], heights, size)
     columns, column_weights = _sampled(scaled[:, 0], scaled[:, 2], widths, size)
@@ -66,6 +66,6 @@ def _sampled(
     points = points.clamp(min=0).minimum(last.to(points))
     low = points.floor()
     fraction = points - low
-    positions = torch.stack([low.long(), (low.long() + 1).minimum(last)], dim=3)
+    positions = torch.stack([low.int(), (low.int() + 1).minimum(last)], dim=3)
     weights = torch.stack([1 - fraction, fraction], dim=3) * (inside / SAMPLES)[..., None]
     return positions.flatten(2), weights.flatten(2)

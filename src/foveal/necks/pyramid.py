@@ -73,7 +73,8 @@ class Pyramid(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Images [B, 3, H, W] -> a map [B, C, H' / stride, W' / stride] for each stride; H' and W' are padded."""
-        maps = self.body(pad_to_32(images))
+        # Channels last: PyTorch's convolutions and norms take 10 to 20 % less time on CPU.
+        maps = self.body(pad_to_32(images).contiguous(memory_format=torch.channels_last))
         return [_channels_first(x, channels) for x, channels in zip(maps, self.channels)]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -99,7 +100,8 @@ class Pyramid(nn.Module):
 def pad_to_32(images: torch.Tensor) -> torch.Tensor:
     """Images [B, C, H, W] with zeros on the right and lower side, to multiples of 32."""
     H, W = images.shape[2:]
-    return F.pad(images, (0, -W % 32, 0, -H % 32))
+    right, below = -W % 32, -H % 32
+    return F.pad(images, (0, right, 0, below)) if right or below else images  # F.pad would copy
 
 
 def _origin(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
