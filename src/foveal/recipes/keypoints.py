@@ -25,7 +25,7 @@ def quickstart_keypoints() -> Run:
         ),
         data="figures",
         out=Path("runs/quickstart_keypoints"),
-        epochs=20,
+        epochs=15,
         batch_size=32,
         optim=Optim(lr=3e-3),
         ema_decay=0.99,
