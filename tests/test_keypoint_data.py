@@ -1,12 +1,14 @@
 """COCO's keypoints: what is read, one body in each sample, and what is found wrong."""
 
 import copy
+import json
 from typing import Any
 
 import pytest
 from pycocotools.coco import COCO
 
 from foveal._errors import UserError
+from foveal.cli import main
 from foveal.data import Crop, MarkedBodies, Unreadable, load_data, load_parts
 from foveal.data.coco import read_coco
 from test_detection_data import H, W, edit, picture, store
@@ -266,3 +268,57 @@ def test_pictures_lie_elsewhere(folder, tmp_path):
     assert len(train) == len(val) == 3
     with pytest.raises(UserError, match="none of its 3 pictures is in"):
         load_data(str(other / "data.json"), kind="keypoints")
+
+
+# foveal data check
+
+
+def checked(capsys, *args) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["data", "check", *map(str, args), "--kind", "keypoints"])
+    answer = capsys.readouterr()
+    assert answer.err == ""
+    return code, answer.out
+
+
+def test_check_of_right_data(folder, capsys):
+    code, out = checked(capsys, store(folder, content()), "--json")
+    answer = json.loads(out)
+    assert (code, answer["problems"], answer["kind"]) == (0, [], "keypoints")
+    summary = answer["parts"]["train"]
+    assert (summary["pictures"], summary["pictures_without_objects"], summary["objects"]) == (3, 1, 5)
+    assert (summary["crowd"], summary["objects_without_marked_joint"]) == (1, 1)
+    assert summary["classes"] == {"cat": 4, "dog": 1}
+    assert summary["joints"] == {"head": 3, "left_paw": 3, "right_paw": 2, "tail": 3}
+    code, out = checked(capsys, store(folder, content()))
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"objects without marked joint 1", "joint right_paw 2", "class dog 1", "problems: none"} <= {*rows}
+
+
+def test_check_of_figures(capsys):
+    code, out = checked(capsys, "figures:8x64", "--json")
+    parts = json.loads(out)["parts"]
+    assert code == 0
+    assert (parts["train"]["pictures"], parts["train"]["objects"], parts["val"]["objects"]) == (8, 14, 1)
+    assert 10 <= parts["train"]["joints"]["nose"] <= 14
+
+
+def test_a_cleaned_copy_has_what_is_right(folder, capsys, tmp_path):
+    data = content()
+    data["annotations"][0]["keypoints"] = SEEN[:9]
+    code, out = checked(capsys, store(folder, data), "--clean", folder / "clean.json")
+    assert code == 1
+    assert f"{FIRST}: keypoints has 9 numbers" in out
+    code, _ = checked(capsys, folder / "clean.json")
+    assert code == 0
+    clean = json.loads((folder / "clean.json").read_text())
+    assert [entry["id"] for entry in clean["annotations"]] == [12, 13, 14, 16]
+    assert clean["annotations"][0]["keypoints"] == SEEN
+    assert [entry["name"] for entry in clean["categories"]] == ["cat", "dog"]
+    assert clean["categories"][0]["keypoints"] == NAMES
+    code, _ = checked(capsys, keypoint_folder(tmp_path / "parts"), "--clean", tmp_path / "cleaned")
+    assert code == 0
+    assert sorted(file.name for file in (tmp_path / "cleaned" / "annotations").iterdir()) == [
+        "person_keypoints_train.json",
+        "person_keypoints_val.json",
+    ]

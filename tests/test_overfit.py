@@ -1,4 +1,7 @@
-"""Every detector and segmenter learns eight scenes by heart. Slow: ``pytest -m slow tests/test_overfit.py``."""
+"""Every detector, segmenter and keypoint estimator learns a few pictures by heart.
+
+Slow: ``pytest -m slow tests/test_overfit.py``.
+"""
 
 import math
 from typing import Any
@@ -8,8 +11,9 @@ import torch
 
 from foveal.data import load_data
 from foveal.detection import DETECTORS
+from foveal.keypoints import ESTIMATORS
 from foveal.segmentation import SEGMENTERS
-from foveal.tasks import BoxAugment, DetectionArgs, MaskAugment, SegmentationArgs
+from foveal.tasks import BoxAugment, DetectionArgs, JointAugment, KeypointArgs, MaskAugment, SegmentationArgs
 from foveal.tasks._transfer import TransferArgs
 
 FEW_BOXES = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100, "box_batch_size_per_image": 16}
@@ -72,3 +76,18 @@ def test_a_segmenter_learns_eight_pictures_by_heart(segmenter):
     )
     data, _ = load_data("scenes:8", kind="segmentation")
     assert overfit(args, data, steps=400, lr=2e-3)["mIoU"] > 95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_keypoint_estimator_learns_a_few_bodies_by_heart(estimator):
+    args = KeypointArgs(
+        **COMMON | dict(image_size=96, max_size=128),
+        estimator=estimator,
+        estimator_args={"channels": 128},
+        augment=JointAugment(hflip=0, scale=0, rotation=0, half_body=0),
+        flip_test=False,  # the mirrored bodies have not been seen
+    )
+    data, _ = load_data("figures:6", kind="keypoints")
+    assert len(data) == 10
+    assert overfit(args, data, steps=400, lr=3e-3)["AP"] > 95
