@@ -55,8 +55,7 @@ class MultiBox(Detector):
     def forward(self, images: torch.Tensor, sizes: torch.Tensor | None = None) -> dict[str, Any]:
         """``logits`` [B, N, num_classes + 1], the background first, ``deltas`` [B, N, 4], ``anchors`` [N, 4]."""
         images = pad_to_32(images)
-        # Contiguous: the head's kernels are larger than these maps, and would be copied into their memory format.
-        maps = [x.contiguous() for x in self.backbone(images)]
+        maps = self.backbone(images)
         for level in self.extra:
             maps = [*maps, level(maps[-1])]
         out = self.head(maps)
