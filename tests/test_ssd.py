@@ -34,7 +34,7 @@ class Maps(nn.Module):
         self.backbone, self.extra = backbone, extra
 
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
-        maps = [x.contiguous() for x in self.backbone(images)]  # as ours, or rounding would differ
+        maps = self.backbone(images)
         for level in self.extra:
             maps.append(level(maps[-1]))
         return OrderedDict((str(i), x) for i, x in enumerate(maps))
