@@ -283,6 +283,44 @@ def test_a_picture_in_which_nothing_is_found_is_a_miss(here, near, capsys, monke
     assert json.loads(command(capsys, "eval", *args))["metrics"]["AP"] == 0
 
 
+def test_boxes_of_a_file_are_those_of_the_detector_that_wrote_it(here, near, capsys):
+    """Rounded to a thousandth of a pixel; of other pictures and kinds of things they do not count."""
+    common = ["--data", "data/found.json", "--root", "data/pictures"]
+    first = json.loads(command(capsys, "eval", "run", *common, "--boxes", "detector", "--json"))
+    content = json.loads((here / "data" / "found.json").read_text())
+    content["categories"].append(dict(id=9, name="dog"))
+    (here / "both.json").write_text(json.dumps(content))
+    args = ["--data", "both.json", "--root", "data/pictures", "--save-predictions", "found.json"]
+    command(capsys, "eval", "detector", *args)
+    results = json.loads((here / "found.json").read_text())
+    assert {entry["category_id"] for entry in results} == {4, 9}
+    (here / "found.json").write_text(json.dumps([*results, results[0] | {"image_id": 5}, {"image_id": "x"}]))
+    second = json.loads(command(capsys, "eval", "run", *common, "--boxes", "found.json", "--json"))
+    assert second["metrics"] == pytest.approx(first["metrics"], abs=0.5)
+    assert second["metrics"]["boxes"] == first["metrics"]["boxes"]
+
+
+BOX = '"image_id": 900, "category_id": 4'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "no JSON: Expecting value"),
+        ("{}", "boxes.json holds no results of a detector: expected a list of objects"),
+        ("[]", "boxes.json has no box of person in any of the pictures"),
+        ('[{"image_id": 900, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1}]', "has no box of person in any"),
+        (f'[{{{BOX}, "bbox": [1, 2, 3], "score": 1}}]', "result number 1: bbox must be four finite numbers"),
+        (f'[{{{BOX}, "bbox": [1, 2, 3, 0], "score": 1}}]', "the latter above 0, got [1, 2, 3, 0]"),
+        (f'[{{{BOX}, "bbox": [1, 2, 3, 4]}}]', "result number 1: score must be a number, got None"),
+    ],
+)
+def test_bad_boxes_of_a_file(here, capsys, content, said):
+    (here / "boxes.json").write_text(content)
+    args = ["--data", "data/found.json", "--root", "data/pictures", "--boxes", "boxes.json"]
+    assert said in refused(capsys, "eval", "run", *args)
+
+
 def test_eval_prints_tables(here, near, capsys):
     out = command(capsys, "eval", "run", "--data", "figures:100", "--batch-size", "4")
     assert "10 pictures, 17 boxes as they are marked" in out

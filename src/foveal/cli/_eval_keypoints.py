@@ -14,10 +14,10 @@ from rich.table import Table
 
 from .._errors import UserError, some
 from ..bench import Setting, environment
-from ..data import Batches, Crop, decoder, load_split
+from ..data import Batches, Bodies, Crop, coco_crops, decoder, load_split
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
-from ..tasks import KeypointModel, load_detector, load_keypoints
+from ..tasks import DetectorModel, KeypointModel, load_detector, load_keypoints
 from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
 
 
@@ -47,17 +47,13 @@ def evaluate_keypoints(
     common: dict[str, Any] = dict(batch_size=batch_size, workers=workers)
     started = time.monotonic()
     if boxes is not None:
-        detector = load_detector(boxes, device=device, precision=precision)
-        kinds = [bodies.categories.index(name) if name in bodies.categories else None for name in detector.classes]
-        if all(kind is None for kind in kinds):
-            known = f"{some(detector.classes, 4)}; the data has {some(bodies.categories, 4)}"
-            raise UserError(f"{boxes} finds no bodies of the data: it finds {known}")
-        crops, numbers = [], {bodies.pictures.name(i): i for i in range(len(bodies.pictures))}
-        with Batches(bodies.pictures, detector.transform(), stack=detector.stack, **common) as batches:
-            for batch in read_batches(batches, skipped, on_bad_image):
-                for name, found in zip(batch["name"], detector.predict(batch), strict=True):
-                    crops += found_crops(found, numbers[name], kinds)
-                    metric.expect(bodies.truth(numbers[name]))
+        if boxes.endswith(".json"):
+            crops, looked_at = coco_crops(Path(boxes), bodies), range(len(bodies.pictures))
+        else:
+            detector = load_detector(boxes, device=device, precision=precision)
+            crops, looked_at = _detected(detector, bodies, skipped, on_bad_image, common)
+        for picture in looked_at:
+            metric.expect(bodies.truth(picture))
         bodies = bodies.at(crops)
     with Batches(bodies, keypoints.transform(), stack=keypoints.stack, **common) as batches:
         for batch in read_batches(batches, skipped, on_bad_image):
@@ -97,18 +93,30 @@ def evaluate_keypoints(
     return 0
 
 
-def found_crops(found: dict[str, torch.Tensor], picture: int, kinds: list[int | None]) -> list[Crop]:
-    """Where to look in a picture in which a detector has found something.
-
-    Args:
-        kinds: for each of the detector's classes the kind of body that it is, if it is one.
-    """
-    crops = []
-    for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist()):
-        kind, (x1, y1, x2, y2) = kinds[label], box
-        if kind is not None and x2 > x1 and y2 > y1:
-            crops.append(Crop(picture, None, tuple(box), kind, score))
-    return crops
+def _detected(
+    detector: DetectorModel,
+    bodies: Bodies,
+    skipped: list[str],
+    on_bad_image: Literal["stop", "skip"],
+    common: dict[str, Any],
+) -> tuple[list[Crop], list[int]]:
+    """Where a detector finds bodies, and the pictures that it has seen."""
+    kinds = {name: kind for kind, name in enumerate(bodies.categories)}
+    if not {*detector.classes} & {*kinds}:
+        known = f"{some(detector.classes, 4)}; the data has {some(bodies.categories, 4)}"
+        raise UserError(f"{detector.name} finds no bodies of the data: it finds {known}")
+    crops, seen = [], []
+    numbers = {bodies.pictures.name(i): i for i in range(len(bodies.pictures))}
+    with Batches(bodies.pictures, detector.transform(), stack=detector.stack, **common) as batches:
+        for batch in read_batches(batches, skipped, on_bad_image):
+            for name, found in zip(batch["name"], detector.predict(batch), strict=True):
+                seen.append(numbers[name])
+                columns = (found[column].tolist() for column in ("boxes", "labels", "scores"))
+                for box, label, score in zip(*columns):
+                    kind, (x1, y1, x2, y2) = kinds.get(detector.classes[label]), box
+                    if kind is not None and x2 > x1 and y2 > y1:
+                        crops.append(Crop(numbers[name], None, tuple(box), kind, score))
+    return crops, seen
 
 
 def _show(keypoints: KeypointModel, metrics: dict[str, Any], rate: float, boxes: str | None) -> None:

@@ -13,7 +13,7 @@ from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Samp
 from ._skeleton import Joints
 from ._video import VIDEO_SUFFIXES, Video, new_video
 from .boxes import BoxAugment, BoxTransform, stack_marked
-from .coco import coco, coco_keypoints, is_coco, is_coco_keypoints, write_coco
+from .coco import coco, coco_crops, coco_keypoints, is_coco, is_coco_keypoints, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
 from .figures import Figures, figures, whole_figures
 from .hugging_face import PREFIX, hugging_face
@@ -61,6 +61,7 @@ __all__ = [
     "Unreadable",
     "Video",
     "class_map",
+    "coco_crops",
     "decode_image",
     "decode_mask",
     "decoder",

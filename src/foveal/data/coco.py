@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import UserError, first_line
-from ._bodies import MarkedBodies
+from .._errors import UserError, first_line, some
+from ._bodies import Bodies, Crop, MarkedBodies
 from ._objects import (
     EDGE,
     MAX_SIDE,
@@ -535,19 +535,53 @@ def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
+def coco_crops(file: Path, bodies: Bodies) -> list[Crop]:
+    """Where COCO's results of a detector are, in the pictures that the data has; best ones come first in each.
+
+    Raises:
+        UserError: it cannot be read, is no list of results, or has none of the pictures.
+    """
+    content: Any = _json(file)
+    if not isinstance(content, list):
+        raise UserError(f"{file} holds no results of a detector: expected a list of objects")
+    places = {bodies.objects(picture).image_id: picture for picture in range(len(bodies.pictures))}
+    kinds = {number: label for label, number in enumerate(bodies.category_ids)}
+    crops = []
+    for number, entry in enumerate(content, start=1):
+        picture, kind = (names.get(_key(entry, name)) for names, name in ((places, "image_id"), (kinds, "category_id")))
+        if picture is None or kind is None:
+            continue
+        box, score = entry.get("bbox"), entry.get("score")
+        if not isinstance(box, list) or len(box) != 4 or not are_finite(box) or min(box[2:]) <= 0:
+            what = "bbox must be four finite numbers, x, y, width and height, the latter above 0"
+            raise UserError(f"{file}: result number {number}: {what}, got {brief(box)}")
+        if not are_finite([score]):
+            raise UserError(f"{file}: result number {number}: score must be a number, got {brief(score)}")
+        x, y, w, h = box
+        crops.append(Crop(picture, None, (x, y, x + w, y + h), kind, float(score)))
+    if not crops:
+        raise UserError(f"{file} has no box of {some(bodies.categories, 4)} in any of the pictures")
+    return sorted(crops, key=lambda crop: (crop.picture, -crop.score))
+
+
 def _load(file: Path) -> dict[str, Any]:
     """An object with the three lists."""
+    content: Any = _json(file)
+    missing = [name for name in LISTS if not isinstance(content, dict) or not isinstance(content.get(name), list)]
+    if missing:
+        raise Unreadable(file, "content", f"no COCO JSON: it lacks the lists {', '.join(missing)}")
+    return content
+
+
+def _json(file: Path) -> Any:
+    """What a file holds; raises Unreadable."""
     try:
-        content = json.loads(read_text(file))
+        return json.loads(read_text(file))
     except json.JSONDecodeError as error:
         cut = "; the file ends too early" if not error.doc[error.pos :].strip() or "Unterminated" in error.msg else ""
         raise Unreadable(file, f"line {error.lineno}, column {error.colno}", f"no JSON: {error.msg}{cut}") from None
     except (RecursionError, ValueError) as error:
         raise Unreadable(file, "content", f"no COCO JSON: {first_line(error)}") from None
-    missing = [name for name in LISTS if not isinstance(content, dict) or not isinstance(content.get(name), list)]
-    if missing:
-        raise Unreadable(file, "content", f"no COCO JSON: it lacks the lists {', '.join(missing)}")
-    return content
 
 
 def _is_id(value: Any) -> bool:
