@@ -44,7 +44,7 @@ class RunLog:
         self.live = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[best]}  {task.fields[rate]:.0f} images/s"),
+            TextColumn("loss {task.fields[loss]:.4g}  {task.fields[best]}  {task.fields[rate]:.0f} images/s"),
             TimeRemainingColumn(),
             console=console,
             disable=self.quiet or not console.is_terminal,
@@ -96,7 +96,7 @@ class RunLog:
         now = time.monotonic()
         if not self.console.is_terminal and now - self.shown > PLAIN_SECONDS:
             left = (now - self.started) / (step - self.done) * (self.steps - step)
-            self.say(f"epoch {epoch}  loss {values['loss']:.3f}  {rate:.0f} images/s  {left:.0f} s left")
+            self.say(f"epoch {epoch}  loss {values['loss']:.4g}  {rate:.0f} images/s  {left:.0f} s left")
             self.shown = now
 
     def metrics(self, values: dict[str, float], best: str, step: int) -> None:
