@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "label pictures or their pixels, find objects in pictures and videos",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
+    "study": "train what is compared, and write what it shows",
     "bench": "cost and speed of several models side by side",
     "tables": "the thesis's tables: reported beside measured here",
 }

@@ -1,7 +1,6 @@
 """``foveal train [RECIPE] [--FIELD VALUE ...] [--from run.json] [--resume] [--dry-run]``"""
 
 import json
-import platform
 import shlex
 import shutil
 import sys
@@ -12,16 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import timm
 import torch
-import torchvision
 import tyro
 from rich.console import Console
 from timm.utils import random_seed
 
-from .. import __version__
 from .._errors import UserError, does_not_run, unknown
-from ..bench import count_macs, peak_memory
+from ..bench import Setting, count_macs, environment, peak_memory
 from ..data import Batches, Stream, decoder, load_data
 from ..engine import (
     Interrupted,
@@ -142,13 +138,6 @@ def _json(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def environment(procs: Processes) -> dict[str, Any]:
-    """What a run was made with."""
-    versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}
-    versions |= dict(foveal=__version__, python=platform.python_version())
-    return versions | dict(decoder=decoder(), processes=procs.world)
-
-
 def train_run(
     run: Run, console: Console, procs: Processes | None = None, *, resume: bool = False, dry: bool = False
 ) -> dict[str, float]:
@@ -186,7 +175,7 @@ def train_run(
         if dry:
             return dry_run(training, train_loader, steps, cost, console)
         fresh = procs.first and not run.out.exists()
-        keep, stored = enter_folder(training, resume)
+        keep, stored = enter_folder(training, resume, cost)
         with RunLog(
             run.out if procs.first else None,
             run.epochs * steps,
@@ -206,7 +195,7 @@ def train_run(
             if training.step:
                 log.say(f"going on behind step {training.step} of {run.epochs * steps}")
             try:
-                figures = train(training, train_loader, val_loader, log, _describer(stored, training, cost))
+                figures = train(training, train_loader, val_loader, log, _describer(stored, training))
             except UserError:
                 if fresh and training.step == 0:  # the folder holds nothing, and would stand in the way of the next try
                     shutil.rmtree(run.out)
@@ -227,12 +216,12 @@ def train_run(
     return figures
 
 
-def enter_folder(training: Training, resume: bool) -> tuple[int, dict[str, Any]]:
+def enter_folder(training: Training, resume: bool, cost: dict[str, float]) -> tuple[int, dict[str, Any]]:
     """Make the run's folder, or go on from what is in it.
 
     Returns:
-        Bytes of ``metrics.jsonl`` to keep, and the content of ``run.json``: run, environment, and the command that
-        started it.
+        Bytes of ``metrics.jsonl`` to keep, and the content of ``run.json``: run, environment, cost of the model, and
+        the command that started it.
     """
     run, procs, keep, error = training.run, training.procs, 0, None
     if procs.first:
@@ -249,7 +238,8 @@ def enter_folder(training: Training, resume: bool) -> tuple[int, dict[str, Any]]
     if resume and (run.out / "last").exists():
         keep = restore(training)
         command = _json(run.out / "run.json").get("command", command)
-    stored = dict(run=run.to_dict(), environment=environment(procs), command=command)
+    made = environment(Setting(device=run.device)) | dict(decoder=decoder(), processes=procs.world)
+    stored = dict(run=run.to_dict(), environment=made, cost=cost, command=command)
     if procs.first:
         write_text(run.out / "run.json", json.dumps(stored, indent=2))
     return keep, stored
@@ -261,12 +251,12 @@ def check_logger(name: str | None) -> None:
         raise UserError(f"{name} is not installed: pip install {name}")
 
 
-def _describer(stored: dict, training: Training, cost: dict[str, float]) -> Callable[[dict], dict[str, str]]:
+def _describer(stored: dict, training: Training) -> Callable[[dict], dict[str, str]]:
     """From an epoch's figures to run.json and the model card in ``best/``."""
 
     def describe(figures: dict[str, float]) -> dict[str, str]:
         stored_now = stored | dict(figures=figures)
-        made: dict[str, Any] = dict(run=stored_now, figures=figures, cost=cost, command=stored["command"])
+        made: dict[str, Any] = dict(run=stored_now, figures=figures, cost=stored["cost"], command=stored["command"])
         card = model_card(card=training.task.card(), config=training.task.config(), **made)
         return {"run.json": json.dumps(stored_now, indent=2), "README.md": card}
 

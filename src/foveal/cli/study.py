@@ -1,0 +1,141 @@
+"""``foveal study [NAME | report] [--root DIR] [--seeds N]``"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .._errors import UserError, unknown
+from ..data import DATASETS
+from ..engine import Run
+from ..studies import STUDIES, Study, Trial, keep, kept, report, rows
+from . import check_device
+
+
+def main(argv: list[str]) -> int:
+    return tyro.cli(study, args=argv, prog="foveal study", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def study(
+    name: Annotated[str | None, tyro.conf.Positional] = None,
+    /,
+    *,
+    rows: Annotated[tuple[str, ...], tyro.conf.arg(name="rows")] = (),
+    root: Path | None = None,
+    seeds: int = 3,
+    jobs: int = 1,
+    minutes: float | None = None,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    workers: int = 0,
+    out: Path = Path("runs/study"),
+    evidence: Path = Path("evidence"),
+    page: Path = Path("docs/evidence.md"),
+) -> int:
+    """Train the runs of a study that were not made yet, and keep what shows for them; or write the page of all studies.
+
+    Args:
+        name: of a study, or report for the page; without it the studies are listed.
+        rows: train only these rows of the study.
+        root: the folder of the data that do not come with the package; scripts/study_data.py makes it.
+        seeds: of each row, 0 and up.
+        jobs: runs at once.
+        minutes: begin no run after that time; one that has begun ends, and can be gone on with.
+        device: as torch names it.
+        precision: bf16 trains under autocast.
+        workers: processes of a run that read pictures; 0 reads them between the steps.
+        out: the runs go here.
+        evidence: what is kept of them goes here, run.json and metrics.jsonl of each.
+        page: where report writes, with its plots in a folder of the same name.
+    """
+    if seeds < 1 or jobs < 1 or workers < 0:
+        raise UserError("seeds and jobs must be at least 1, and workers at least 0")
+    made = {key: build() for key, build in STUDIES.items()}
+    if name == "report":
+        written = report(list(made.values()), evidence, page)
+        print(f"wrote {', '.join(str(path) for path in written)}")
+        return 0
+    if name is None:
+        _list(list(made.values()), evidence, seeds)
+        return 0
+    if name not in made:
+        raise unknown("study", name, [*made, "report"])
+    chosen = made[name]
+    for row in rows:
+        if row not in chosen.runs:
+            raise unknown(f"row of {name}", row, chosen.runs)
+    changed: dict[str, Any] = dict(device=check_device(device), precision=precision, workers=workers)
+    trials = [trial for trial in chosen.trials(seeds) if not rows or trial.row in rows]
+    trials = [trial for trial in trials if kept(trial, evidence) is None]
+    end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
+    placed = [(trial, replace(_placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
+    say = Console(highlight=False).print
+    with ThreadPoolExecutor(jobs) as pool:
+        left = sum(pool.map(lambda job: _train(*job, evidence, end, chosen.figures, say), placed))
+    _show(chosen, evidence, seeds)
+    if left:
+        print(f"{left} runs are left; the same command goes on with them")
+    print("next: foveal study report")
+    return 0
+
+
+def _placed(run: Run, root: Path | None) -> Run:
+    """A run whose data lie below a root; raises UserError if they do not."""
+    if run.data in DATASETS[run.task.data] and run.data != "fashion-mnist":
+        return run
+    if root is None:
+        raise UserError(f"{run.data} does not come with the package; --root names the folder that holds it")
+    if not (place := root / run.data).exists():
+        raise UserError(f"missing {place}; scripts/study_data.py says how the data lie")
+    return replace(run, root=place) if run.data == "fashion-mnist" else replace(run, data=str(place))
+
+
+def _train(
+    trial: Trial, run: Run, evidence: Path, end: float, figures: tuple[str, ...], say: Callable[[str], None]
+) -> int:
+    """Train in a process of its own; return how many runs are left: 0, or 1 where time was up or it failed."""
+    if time.monotonic() > end:
+        return 1
+    run.out.parent.mkdir(parents=True, exist_ok=True)
+    file = run.out.with_suffix(".json")
+    file.write_text(json.dumps({"run": run.to_dict()}))
+    command = [sys.executable, "-m", "foveal", "train", "--from", str(file), "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        say(f"{trial.row}, seed {trial.seed}: {done.stderr.strip().splitlines()[-1]}", markup=False)
+        return 1
+    keep(trial, run.out, evidence)
+    result: Any = kept(trial, evidence)
+    shown = "  ".join(f"{figure} {result.figures[figure]:.2f}" for figure in figures)
+    say(f"{trial.row}, seed {trial.seed}: {shown}", markup=False)
+    return 0
+
+
+def _list(studies: list[Study], evidence: Path, seeds: int) -> None:
+    table = Table("study", "runs made", "what", box=SIMPLE_HEAD, pad_edge=False)
+    for chosen in studies:
+        trials = list(chosen.trials(seeds))
+        there = sum(kept(trial, evidence) is not None for trial in trials)
+        table.add_row(chosen.name, f"{there} of {len(trials)}", chosen.about.splitlines()[0])
+    Console(highlight=False).print(table)
+    print("next: foveal study NAME [--root DIR]; foveal study report")
+
+
+def _show(chosen: Study, evidence: Path, seeds: int) -> None:
+    table = Table("row", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("M parameters", "GMACs", *chosen.figures, "seeds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows(chosen, evidence, seeds):
+        cells = [row.figure(figure) for figure in chosen.figures]
+        table.add_row(row.name, f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e9:.4f}", *cells, str(row.seeds))
+    Console(highlight=False).print(table)

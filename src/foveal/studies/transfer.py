@@ -1,0 +1,94 @@
+"""Studies of detectors, segmenters and keypoint estimators, each over backbones of near cost, from random weights."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..engine import Run
+from ..recipes import quickstart_detection, quickstart_keypoints, quickstart_segmentation
+from ._study import Study
+
+BACKBONES = ("mat_1", "emsnet_xxtiny", "partialformer_b0", "pvt_v2_b0", "efficientvit_b1")
+PEERS = ("pvt_v2_b0", "efficientvit_b1")
+SMALL = {"anchor_size": 16}  # garments are 17 to 70 px
+DETECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments, and what differs in the optimiser
+    "retinanet": (SMALL, {}),
+    "fcos": ({}, {}),
+    "atss": ({"anchor_size": 32}, {}),
+    "ssd": ({}, {}),
+    "ssdlite": ({}, {}),
+    "mask_rcnn": (SMALL, {}),
+    "sparse_rcnn": ({}, dict(lr=2.5e-4)),
+    "detr": ({}, dict(lr=2.5e-4, clip_grad=0.1)),
+}
+
+
+def detectors() -> Study:
+    """Eight detectors with one of our backbones and two peers on the built-in scenes: ten epochs."""
+    run, runs = quickstart_detection(), {}
+    for backbone in ("mat_1", *PEERS):
+        for detector, (args, optim) in DETECTORS.items():
+            changed = dict(detector=detector, detector_args=args)
+            runs[f"{detector}-{backbone}"] = _over(run, backbone, changed, optim, epochs=10)
+    return _study(detectors, ("AP50", "AP"), runs)
+
+
+def segmenters() -> Study:
+    """Both segmenters with a backbone of each family and two peers on the built-in scenes: ten epochs."""
+    run, runs = quickstart_segmentation(), {}
+    for backbone in BACKBONES:
+        for segmenter in ("semantic_fpn", "upernet"):
+            changed = dict(segmenter=segmenter, segmenter_args={})
+            runs[f"{segmenter}-{backbone}"] = _over(run, backbone, changed, {}, epochs=10)
+    return _study(segmenters, ("mIoU", "aAcc"), runs)
+
+
+def estimators() -> Study:
+    """SimpleBaseline with a backbone of each family and two peers on the built-in figures: ten epochs."""
+    run = quickstart_keypoints()
+    runs = {f"simple_baseline-{backbone}": _over(run, backbone, {}, {}, epochs=10) for backbone in BACKBONES}
+    return _study(estimators, ("AP", "AP50"), runs)
+
+
+def bccd() -> Study:
+    """Two detectors of blood cells (BCCD) with a backbone of each family and two peers: 240x320 px, ten epochs."""
+    run, runs = _at(quickstart_detection(), "bccd/BCCD", 240, 320), {}
+    for backbone in BACKBONES:
+        for detector in ("atss", "ssdlite"):
+            args: dict[str, Any] = {"anchor_size": 32} if detector == "atss" else {}
+            runs[f"{detector}-{backbone}"] = _over(run, backbone, dict(detector=detector, detector_args=args), {}, 10)
+    return _study(bccd, ("AP50", "AP"), runs)
+
+
+def camvid() -> Study:
+    """Both segmenters of road scenes (CamVid) with a backbone of each family and two peers: 180x240 px, 20 epochs."""
+    run, runs = _at(quickstart_segmentation(), "camvid", 180, 240), {}
+    for backbone in BACKBONES:
+        for segmenter in ("semantic_fpn", "upernet"):
+            changed = dict(segmenter=segmenter, segmenter_args={})
+            runs[f"{segmenter}-{backbone}"] = _over(run, backbone, changed, {}, epochs=20)
+    return _study(camvid, ("mIoU", "aAcc"), runs)
+
+
+def openfield() -> Study:
+    """SimpleBaseline of a mouse seen from above (openfield), a backbone of each family and two peers: 60 epochs."""
+    run = replace(quickstart_keypoints(), data="openfield/annotations.json")
+    runs = {f"simple_baseline-{backbone}": _over(run, backbone, {}, {}, epochs=60) for backbone in BACKBONES}
+    return _study(openfield, ("AP", "AP50"), runs)
+
+
+def _at(run: Run, data: str, image_size: int, max_size: int) -> Run:
+    """A run on other data with pictures of another size in pixels."""
+    task: Any = run.task
+    return replace(run, data=data, task=replace(task, image_size=image_size, max_size=max_size))
+
+
+def _over(run: Run, backbone: str, changed: dict[str, Any], optim: dict[str, Any], epochs: int) -> Run:
+    """A quick start's run with another backbone, another head, and changes to the optimiser."""
+    task: Any = run.task
+    task = replace(task, model=backbone, model_args={}, **changed)
+    return replace(run, task=task, optim=replace(run.optim, **optim), epochs=epochs)
+
+
+def _study(function: Any, figures: tuple[str, ...], runs: dict[str, Run]) -> Study:
+    peers = frozenset(row for row in runs if row.partition("-")[2] in PEERS)
+    return Study(name=function.__name__, about=function.__doc__ or "", figures=figures, runs=runs, peers=peers)
