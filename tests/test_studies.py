@@ -1,0 +1,174 @@
+"""Studies: what they train, what is kept of it, and the page that shows it."""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from conftest import TINY
+from foveal.cli import main
+from foveal.necks import Pyramid
+from foveal.studies import STUDIES, Study, keep, kept, rows
+from foveal.studies.classification import small
+from runs import make_folder
+
+BUILT = {name: build() for name, build in STUDIES.items()}
+
+
+def test_there_are_eleven_studies():
+    assert len(STUDIES) == 11
+    assert {name: len(study.runs) for name, study in BUILT.items()} == {
+        "cifar10": 23,
+        "fashion": 23,
+        "emsnet": 7,
+        "mat": 6,
+        "partialformer": 10,
+        "detectors": 24,
+        "segmenters": 10,
+        "estimators": 5,
+        "bccd": 10,
+        "camvid": 10,
+        "openfield": 5,
+    }
+
+
+@pytest.mark.parametrize("name", ["cifar10", "emsnet", "mat", "partialformer"])
+def test_classifiers_of_a_study_can_be_built(name):
+    for run in BUILT[name].runs.values():
+        timm.create_model(run.task.model, num_classes=10, device="meta", **run.task.model_args)
+
+
+@pytest.mark.parametrize("name", ["detectors", "segmenters", "estimators", "bccd", "camvid", "openfield"])
+def test_heads_of_a_study_can_be_built(name):
+    for run in BUILT[name].runs.values():
+        registry, head, args = run.task.head
+        with torch.device("meta"):
+            registry[head](Pyramid(run.task.model, registry[head].strides), 3, **args)
+
+
+def test_a_study_names_its_peers():
+    for study in BUILT.values():
+        assert study.peers <= study.runs.keys()
+        ours = {row for row in study.runs if row.rpartition("-")[2].startswith(("emsnet", "mat", "partialformer"))}
+        if study.peers:
+            assert ours | study.peers == study.runs.keys()
+            assert not ours & study.peers
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Study:
+    """Two rows of one epoch on a handful of pictures, which lie below a root."""
+    make_folder(tmp_path / "root" / "pictures")
+    run, other = (replace(small(name, {}, "pictures", epochs=1), batch_size=16) for name in TINY[:2])
+    runs = {"ours": run, "peer": other}
+    study = Study(name="toy", about="A toy.", figures=("top1",), runs=runs, peers=frozenset({"peer"}))
+    monkeypatch.setitem(STUDIES, "toy", lambda: study)
+    return study
+
+
+def fake(study: Study, folder: Path, seed: int, row: str, top1: float) -> Path:
+    """The folder of a run that might have been trained."""
+    trial = next(t for t in study.trials(seed + 1) if (t.row, t.seed) == (row, seed))
+    trained = trial.folder(folder / "trained")
+    trained.mkdir(parents=True)
+    run = replace(trial.run, data="/somewhere/pictures", out=trained, root=Path("/somewhere"))
+    stored = dict(run=run.to_dict(), environment={"hardware": "a machine"}, cost=dict(parameters=1000, macs=2e6))
+    (trained / "run.json").write_text(json.dumps(stored | {"command": "foveal train /somewhere"}))
+    (trained / "metrics.jsonl").write_text(json.dumps(dict(epoch=1, top1=top1)) + "\n")
+    keep(trial, trained, folder / "evidence")
+    return trial.folder(folder / "evidence")
+
+
+def test_what_is_kept_names_no_folder_of_the_machine(toy, tmp_path):
+    folder = fake(toy, tmp_path, 0, "ours", 50.0)
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "run.json"]
+    assert "somewhere" not in (folder / "run.json").read_text()
+    assert "somewhere" not in (folder / "metrics.jsonl").read_text()
+
+
+def test_rows_have_mean_and_spread_over_seeds(toy, tmp_path):
+    for seed, top1 in enumerate((50.0, 53.0, 58.0)):
+        fake(toy, tmp_path, seed, "ours", top1)
+    fake(toy, tmp_path, 1, "peer", 40.0)
+    ours, peer = rows(toy, tmp_path / "evidence", 5)
+    assert (ours.name, ours.seeds, ours.parameters, ours.macs) == ("ours", 3, 1000, 2e6)
+    assert ours.mean["top1"] == pytest.approx(161 / 3)
+    assert ours.spread is not None
+    assert ours.spread["top1"] == pytest.approx(statistics.stdev((50, 53, 58)))
+    assert (peer.seeds, peer.spread, peer.figure("top1")) == (1, None, "40.00")
+
+
+def test_runs_that_did_not_end_do_not_count(toy, tmp_path):
+    folder = fake(toy, tmp_path, 0, "ours", 50.0)
+    (folder / "metrics.jsonl").write_text('{"epoch": 0, "top1": 9.0}\n')
+    assert kept(next(toy.trials(1)), tmp_path / "evidence") is None
+
+
+def test_runs_trained_otherwise_are_refused(toy, tmp_path, capsys):
+    path = fake(toy, tmp_path, 0, "ours", 50.0) / "run.json"
+    stored = json.loads(path.read_text())
+    stored["run"]["optim"]["lr"] = 0.5
+    path.write_text(json.dumps(stored))
+    assert main(["study", "report", "--evidence", str(tmp_path / "evidence"), "--page", str(tmp_path / "p.md")]) == 2
+    assert "trained otherwise, remove it: optim.lr: " in capsys.readouterr().err
+    path.write_text("{")
+    assert main(["study", "--evidence", str(tmp_path / "evidence")]) == 2
+    assert "cannot read what is kept in" in capsys.readouterr().err
+
+
+def test_the_page_has_every_row_and_the_remarks(toy, tmp_path, capsys):
+    fake(toy, tmp_path, 0, "ours", 50.0)
+    fake(toy, tmp_path, 1, "ours", 52.0)
+    fake(toy, tmp_path, 0, "peer", 61.5)
+    (tmp_path / "evidence" / "toy" / "remarks.md").write_text("What it means.\n")
+    page = tmp_path / "page.md"
+    for _ in range(2):  # it is written again, to the same bytes
+        assert main(["study", "report", "--evidence", str(tmp_path / "evidence"), "--page", str(page)]) == 0
+        text, plot = page.read_text(), (tmp_path / "page" / "toy.svg").read_bytes()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1:] == [
+        "| peer (peer) | 0.00 | 0.0020 | 61.50 | 1 | a machine |",
+        "| ours | 0.00 | 0.0020 | 51.00 ± 1.41 | 2 | a machine |",
+    ]
+    assert "What it means." in text
+    assert "![top1 against cost](page/toy.svg)" in text
+    assert (page.read_text(), (tmp_path / "page" / "toy.svg").read_bytes()) == (text, plot)
+    assert "## cifar10" not in text
+
+
+def test_a_study_is_trained_and_goes_on(toy, tmp_path, capsys):
+    folders = ["--root", str(tmp_path / "root"), "--out", str(tmp_path / "runs"), "--evidence", str(tmp_path / "kept")]
+    assert main(["study", "toy", "--seeds", "1", "--minutes", "0", *folders]) == 0
+    assert "2 runs are left" in capsys.readouterr().out
+    assert main(["study", "toy", "--seeds", "1", "--rows", "ours", *folders]) == 0
+    said = capsys.readouterr().out
+    assert "ours, seed 0: top1 " in said
+    trial = next(toy.trials(1))
+    result = kept(trial, tmp_path / "kept")
+    assert result is not None
+    model = timm.create_model(TINY[0], num_classes=2)
+    assert result.cost["parameters"] == sum(p.numel() for p in model.parameters())
+    assert main(["study", "toy", "--seeds", "1", "--rows", "ours", *folders]) == 0  # nothing is trained again
+    assert "ours, seed 0" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["cifar"], "unknown study 'cifar'; nearest: cifar10"),
+        (["cifar10", "--rows", "mat_9"], "unknown row of cifar10 'mat_9'; nearest: "),
+        (["cifar10"], "cifar10 does not come with the package; --root names the folder that holds it"),
+        (["cifar10", "--root", "nowhere"], "missing nowhere/cifar10; scripts/study_data.py says how the data lie"),
+        (["cifar10", "--seeds", "0"], "seeds and jobs must be at least 1"),
+        (["report", "--evidence", "nowhere"], "no run of a study is kept in nowhere; foveal study NAME makes them"),
+    ],
+)
+def test_what_is_refused(argv, message, capsys):
+    assert main(["study", *argv]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
