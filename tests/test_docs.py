@@ -1,0 +1,353 @@
+"""README and documentation: the site builds without warnings and asks nothing of a network; links lead somewhere; Python
+blocks run; commands exist with their flags, and the cheap ones are executed; figures and excerpts are those of the code."""
+
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import timm
+import tyro
+from markdown.extensions.toc import slugify
+from PIL import Image
+
+import foveal.cli
+import foveal.data
+from foveal.cli import COMMANDS
+from foveal.data.fashion_mnist import BUILT_IN, FashionMNIST, fashion_mnist
+from foveal.detection import DETECTORS
+from foveal.keypoints import ESTIMATORS
+from foveal.recipes import RECIPES
+from foveal.segmentation import SEGMENTERS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+EXECUTED = {"eval", "predict", "data"}  # where what they name is at hand
+MISSING = {"clip.mp4", "data.yaml", "runs/mine"}
+
+
+class Block(NamedTuple):
+    """A fenced block: where it is, its language, its text."""
+
+    place: str
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        line = text[: match.start()].count("\n") + 1
+        yield Block(f"{page.relative_to(ROOT)}:{line}", match[2], inspect.cleandoc(match[3]) + "\n")
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PYTHON = {page: [b for b in blocks(page) if b.language == "python"] for page in PAGES}
+PYTHON = {page: found for page, found in PYTHON.items() if found}
+SHELL = [block for block in BLOCKS if block.language in ("sh", "bash")]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The simple commands of a shell block, as words, without what is set before them; ``$VARIABLE`` is what was set."""
+    text = re.sub(r"(^|\s)#.*$", r"\1", text.replace("\\\n", " "), flags=re.MULTILINE)
+    words = shlex.shlex(text, posix=True, punctuation_chars=";&|<>\n")
+    words.whitespace, words.whitespace_split, words.commenters = " \t", True, ""
+    found: list[str] = []
+    values: dict[str, str] = {}
+    for word in [*words, "\n"]:
+        if not re.fullmatch(r"[;&|<>\n]+", word):
+            found.append(values.get(word, word))
+            continue
+        while found and ("=" in found[0] or found[0] in ("do", "srun")):
+            name, _, value = found.pop(0).partition("=")
+            values[f"${name}"] = value
+        if found:
+            yield found
+        found = []
+
+
+def arguments(command: list[str]) -> list[str] | None:
+    """What ``foveal`` gets, called by itself or by torchrun; None for another command."""
+    for i, word in enumerate(command):
+        if i == 0 and Path(word).name == "foveal":
+            return command[1:]
+        if word == "foveal" and command[i - 1] == "-m":
+            return command[i + 1 :]
+    return None
+
+
+FOVEAL = [(block.place, args) for block in SHELL for c in commands(block.text) if (args := arguments(c)) is not None]
+INLINE = [
+    (str(page.relative_to(ROOT)), shlex.split(code))
+    for page in PAGES
+    for code in re.findall(r"(?<!`)`(foveal [^`]+)`(?!`)", FENCE.sub("", page.read_text()))
+]
+INLINE = [(place, words[1:]) for place, words in INLINE if not words[1].isupper()]  # foveal COMMAND
+
+
+class Parsed(Exception):
+    """The command line was understood."""
+
+
+def only_parse(cli: Callable) -> Callable:
+    """tyro's ``cli`` that reads the arguments and goes no further."""
+
+    @wraps(cli)
+    def parse(target: Any, *args: Any, **options: Any) -> None:
+        if inspect.isfunction(target):
+            target = nothing_of(target)
+        elif isinstance(target, dict):
+            target = {name: nothing_of(function) for name, function in target.items()}
+        cli(target, *args, **options)
+        raise Parsed
+
+    return parse
+
+
+def nothing_of(function: Callable) -> Callable:
+    """A function with the same signature that does nothing."""
+
+    @wraps(function)
+    def nothing(*args: Any, **options: Any) -> int:
+        return 0
+
+    return nothing
+
+
+def parses(args: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a command takes its arguments; placeholders stand for what they are."""
+    if args[0] not in COMMANDS:
+        return False
+    if len(args) == 1 or "--help" in args:
+        return True
+    if args[0] == "train" and args[1] == "RECIPE":
+        args = ["train", *args[2:]]
+    with monkeypatch.context() as patch:
+        patch.setattr(tyro, "cli", only_parse(tyro.cli))
+        patch.setattr(tyro.extras, "subcommand_cli_from_dict", only_parse(tyro.extras.subcommand_cli_from_dict))
+        try:
+            return foveal.cli.main(list(args)) == 0
+        except (Parsed, SystemExit) as end:
+            return isinstance(end, Parsed)
+
+
+@pytest.fixture
+def runs_json(tmp_path, monkeypatch):
+    """A run.json where the documents have one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/mine", "RUN"):
+        Path(name).mkdir(parents=True)
+        Path(name, "run.json").write_text(json.dumps({"run": RECIPES["quickstart"]().to_dict()}))
+
+
+def test_commands_exist_and_take_their_flags(runs_json, monkeypatch, capfd):
+    assert len(FOVEAL) > 60
+    assert len(INLINE) > 20
+    wrong = [f"{place}: foveal {shlex.join(args)}" for place, args in FOVEAL + INLINE if not parses(args, monkeypatch)]
+    assert not wrong, "\n".join(wrong) + capfd.readouterr().err
+
+
+def test_a_wrong_flag_is_seen(runs_json, monkeypatch, capfd):
+    assert parses(["eval", "runs/mine", "--data", "fashion"], monkeypatch)
+    assert not parses(["eval", "runs/mine", "--data", "fashion", "--no-such-flag"], monkeypatch)
+    assert not parses(["train", "no_such_recipe"], monkeypatch)
+    assert not parses(["no-such-command"], monkeypatch)
+
+
+def test_models_of_bench_exist():
+    named = [args[1:] for _, args in FOVEAL + INLINE if args[0] == "bench"]
+    names = {word for words in named for word in words[: next((i for i, w in enumerate(words) if w[:1] == "-"), None)]}
+    assert len(names) > 20
+    assert {name for name in names if not name.isupper() and name != "MODEL..."} <= set(timm.list_models())
+
+
+def test_scripts_have_their_flags():
+    found = [
+        (block.place, c[i:])
+        for block in SHELL
+        for c in commands(block.text)
+        for i, word in enumerate(c[:2])
+        if word.startswith("scripts/")
+    ]
+    for page in PAGES:
+        for code in re.findall(r"`python3? (scripts/[^`]+)`", page.read_text()):
+            found.append((str(page), shlex.split(code)))
+    assert found
+    for place, (script, *words) in found:
+        source = (ROOT / script).read_text()
+        for flag in [word for word in words if word.startswith("--")]:
+            assert flag in source, (place, script, flag)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as mkdocs makes them."""
+    text = FENCE.sub("", page.read_text())
+    titles = re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE)
+    return {slugify(re.sub(r"[`*]", "", title), "-") for title in titles}
+
+
+def test_links_lead_somewhere():
+    number = 0
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+            if re.match(r"https?:", target):
+                continue
+            number += 1
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(file), f"{page.name}: {target}"
+            if page.name != "README.md":
+                assert DOCS in file.resolve().parents, f"{page.name}: {target} is not part of the site"
+    assert number > 40
+
+
+def test_excerpts_are_from_the_source():
+    """Each line of a ``py`` block is one of src/foveal; comments may differ."""
+    lines = {line for file in (ROOT / "src").rglob("*.py") for line in code_lines(file.read_text())}
+    excerpts = [block for block in BLOCKS if block.language == "py"]
+    assert len(excerpts) >= 8
+    for block in excerpts:
+        for line in code_lines(block.text):
+            assert line in lines, (block.place, line)
+
+
+def code_lines(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        if line.strip() and not line.strip().startswith("#"):
+            yield re.sub(r"  # .*", "", line).strip()
+
+
+def test_figures_are_those_of_the_script(tmp_path):
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "draw_figures.py"), str(tmp_path)], check=True)
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert len(drawn) == 4
+    assert {file.name for file in drawn} == {file.name for file in (DOCS / "figures").iterdir()}
+    for file in drawn:
+        assert file.read_text() == (DOCS / "figures" / file.name).read_text(), f"run scripts/draw_figures.py: {file.name}"
+
+
+def test_reference_has_every_model():
+    text = (DOCS / "reference" / "heads.md").read_text()
+    models = [*DETECTORS.values(), *SEGMENTERS.values(), *ESTIMATORS.values()]
+    assert len(models) > 10
+    for model in models:
+        assert f"::: {model.__module__}.{model.__qualname__}\n" in text
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout + done.stderr == ""
+    return out
+
+
+def test_site_has_every_page_and_loads_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
+    assert {p.relative_to(site).with_suffix(".md") for p in pages} == {
+        page.relative_to(DOCS) for page in PAGES[1:]
+    } | {Path("404.md")}
+    loaded = re.compile(r'<(?:script|img|iframe|source)[^>]+src="?([^"> ]+)|<link[^>]+href="?([^"> ]+)')
+    for page in pages:
+        text = page.read_text()
+        assert "arithmatex" not in text, page
+        for found in loaded.finditer(text):
+            assert not re.match(r"(https?:)?//", found[1] or found[2]), (page, found[0])
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//", sheet.read_text()), sheet
+    assert (site / "families" / "mat.html").read_text().count("<math") > 5
+
+
+@pytest.fixture(scope="module")
+def small_data():
+    """Fewer of the built-in pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        parts = [FashionMNIST(part.pictures[:n], part.labels[:n]) for part, n in zip(fashion_mnist(BUILT_IN), (256, 32))]
+        for kind, names in foveal.data.DATASETS.items():
+            for name in names:
+                if name in ("scenes", "figures"):
+                    read = next(known.read for known in foveal.data.FORMATS[kind] if known.fits(f"{name}:8"))
+                    patch.setitem(names, name, lambda root, read=read, name=name: read(f"{name}:24", root, False))
+        patch.setitem(foveal.data.DATASETS["classification"], "fashion", lambda root: tuple(parts))
+        yield
+
+
+RUNS = {
+    "quickstart": "--image-size 32",
+    "quickstart_detection": "--image-size 64 --max-size 80",
+    "quickstart_segmentation": "--image-size 64 --max-size 80",
+    "quickstart_keypoints": "--image-size 48 --max-size 64",
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(small_data, tmp_path_factory):
+    """A folder with what the documents speak of: runs/ of one epoch, pictures, lists."""
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for recipe, size in RUNS.items():
+            epoch = "--epochs 1 --warmup-epochs 0 --batch-size 8 --workers 0"
+            assert foveal.cli.main(["train", recipe, *f"{size} {epoch}".split()]) == 0
+        foveal.cli.main(["train", "quickstart_detection", "--data", "figures", "--out", "runs/people", *epoch.split()])
+        pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Path("photos").mkdir()
+        for name in ("picture.jpg", "picture.png", "photos/one.png"):
+            Image.fromarray(pixels).save(name)
+        yield folder
+
+
+@pytest.fixture
+def here(workplace, monkeypatch):
+    """The folder, and registries that are as before behind the test."""
+    monkeypatch.chdir(workplace)
+    registries = [DETECTORS, SEGMENTERS, ESTIMATORS, *foveal.data.DATASETS.values()]
+    before = [dict(registry) for registry in registries]
+    yield workplace
+    for registry, entries in zip(registries, before):
+        registry.clear()
+        registry.update(entries)
+
+
+def test_python_blocks_run(here, capfd, monkeypatch):
+    """The blocks of a page one after the other, in one module."""
+    assert sum(map(len, PYTHON.values())) > 12
+    for page, found in PYTHON.items():
+        module = ModuleType(f"docs_{page.stem}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)  # where timm looks for what a model is registered from
+        for block in found:
+            exec(compile(block.text, block.place, "exec"), vars(module))
+
+
+def at_hand(args: list[str]) -> bool:
+    """Whether a command is cheap and all that it names is there."""
+    words = [word for word in args[1:] if not word.startswith("-")]
+    return args[0] in EXECUTED and not any(word.isupper() or word in MISSING for word in words)
+
+
+def test_cheap_commands_are_executed(here, capfd):
+    done = [(place, args) for place, args in FOVEAL if at_hand(args)]
+    assert len(done) > 10
+    for place, args in done:
+        out = [Path(args[args.index(flag) + 1]) for flag in ("--out", "--save-predictions") if flag in args]
+        assert foveal.cli.main(list(args)) == 0, (place, args, capfd.readouterr().err)
+        for path in out:
+            assert path.exists(), (place, args)
+            path.rename(f"{path}.{len(list(Path().iterdir()))}")
