@@ -1,5 +1,5 @@
-"""README and documentation: the site builds without warnings and asks nothing of a network; links lead somewhere; Python
-blocks run; commands exist with their flags, and the cheap ones are executed; figures and excerpts are those of the code."""
+"""README and documentation: commands exist and take their flags, cheap ones and Python blocks run, links lead somewhere,
+figures and excerpts are those of the code, and the site builds without warnings and needs no network."""
 
 import inspect
 import json
@@ -24,7 +24,7 @@ from PIL import Image
 import foveal.cli
 import foveal.data
 from foveal.cli import COMMANDS
-from foveal.data.fashion_mnist import BUILT_IN, FashionMNIST, fashion_mnist
+from foveal.data.fashion_mnist import BUILT_IN, CLASSES, FashionMNIST, fashion_mnist
 from foveal.detection import DETECTORS
 from foveal.keypoints import ESTIMATORS
 from foveal.recipes import RECIPES
@@ -35,7 +35,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 EXECUTED = {"eval", "predict", "data"}  # where what they name is at hand
-MISSING = {"clip.mp4", "data.yaml", "runs/mine"}
+MISSING = {"clip.mp4", "data.yaml"}
 
 
 class Block(NamedTuple):
@@ -60,7 +60,7 @@ SHELL = [block for block in BLOCKS if block.language in ("sh", "bash")]
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a shell block, as words, without what is set before them; ``$VARIABLE`` is what was set."""
+    """The simple commands of a shell block, as words; ``NAME=VALUE`` before them is left out, and put for ``$NAME``."""
     text = re.sub(r"(^|\s)#.*$", r"\1", text.replace("\\\n", " "), flags=re.MULTILINE)
     words = shlex.shlex(text, posix=True, punctuation_chars=";&|<>\n")
     words.whitespace, words.whitespace_split, words.commenters = " \t", True, ""
@@ -237,7 +237,9 @@ def test_figures_are_those_of_the_script(tmp_path):
     assert len(drawn) == 4
     assert {file.name for file in drawn} == {file.name for file in (DOCS / "figures").iterdir()}
     for file in drawn:
-        assert file.read_text() == (DOCS / "figures" / file.name).read_text(), f"run scripts/draw_figures.py: {file.name}"
+        assert file.read_text() == (DOCS / "figures" / file.name).read_text(), (
+            f"run scripts/draw_figures.py: {file.name}"
+        )
 
 
 def test_reference_has_every_model():
@@ -261,9 +263,9 @@ def site(tmp_path_factory):
 
 def test_site_has_every_page_and_loads_nothing_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))
-    assert {p.relative_to(site).with_suffix(".md") for p in pages} == {
-        page.relative_to(DOCS) for page in PAGES[1:]
-    } | {Path("404.md")}
+    assert {p.relative_to(site).with_suffix(".md") for p in pages} == {page.relative_to(DOCS) for page in PAGES[1:]} | {
+        Path("404.md")
+    }
     loaded = re.compile(r'<(?:script|img|iframe|source)[^>]+src="?([^"> ]+)|<link[^>]+href="?([^"> ]+)')
     for page in pages:
         text = page.read_text()
@@ -278,14 +280,20 @@ def test_site_has_every_page_and_loads_nothing_from_elsewhere(site):
 @pytest.fixture(scope="module")
 def small_data():
     """Fewer of the built-in pictures."""
+    whole = fashion_mnist(BUILT_IN)
+    parts = tuple(FashionMNIST(part.pictures[:n], part.labels[:n]) for part, n in zip(whole, (256, 32)))
     with pytest.MonkeyPatch.context() as patch:
-        parts = [FashionMNIST(part.pictures[:n], part.labels[:n]) for part, n in zip(fashion_mnist(BUILT_IN), (256, 32))]
-        for kind, names in foveal.data.DATASETS.items():
-            for name in names:
-                if name in ("scenes", "figures"):
-                    read = next(known.read for known in foveal.data.FORMATS[kind] if known.fits(f"{name}:8"))
-                    patch.setitem(names, name, lambda root, read=read, name=name: read(f"{name}:24", root, False))
-        patch.setitem(foveal.data.DATASETS["classification"], "fashion", lambda root: tuple(parts))
+        patch.setitem(foveal.data.DATASETS["classification"], "fashion", lambda root: parts)
+        for kind, name in (
+            ("detection", "scenes"),
+            ("detection", "figures"),
+            ("segmentation", "scenes"),
+            ("keypoints", "figures"),
+        ):
+            read = next(known.read for known in foveal.data.FORMATS[kind] if known.fits(f"{name}:24"))
+            patch.setitem(
+                foveal.data.DATASETS[kind], name, lambda root, read=read, name=name: read(f"{name}:24", root, False)
+            )
         yield
 
 
@@ -295,32 +303,35 @@ RUNS = {
     "quickstart_segmentation": "--image-size 64 --max-size 80",
     "quickstart_keypoints": "--image-size 48 --max-size 64",
 }
+SHORT = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
 def workplace(small_data, tmp_path_factory):
-    """A folder with what the documents speak of: runs/ of one epoch, pictures, lists."""
-    folder = tmp_path_factory.mktemp("docs")
+    """A folder with what the documents speak of: runs/ of one epoch, that of the tutorial among them, and pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for recipe, size in RUNS.items():
-            epoch = "--epochs 1 --warmup-epochs 0 --batch-size 8 --workers 0"
-            assert foveal.cli.main(["train", recipe, *f"{size} {epoch}".split()]) == 0
-        foveal.cli.main(["train", "quickstart_detection", "--data", "figures", "--out", "runs/people", *epoch.split()])
+        patch.chdir(tmp_path_factory.mktemp("docs"))
         pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-        Path("photos").mkdir()
-        for name in ("picture.jpg", "picture.png", "photos/one.png"):
-            Image.fromarray(pixels).save(name)
-        yield folder
+        places = ["picture.jpg", "picture.png", "photos/one.png"]
+        places += [f"pictures/{part}/{name}/0.png" for part in ("train", "val") for name in CLASSES]
+        for place in places:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place)
+        trainings = [[recipe, *size.split()] for recipe, size in RUNS.items()]
+        trainings += [["quickstart_detection", "--data", "figures", "--out", "runs/people", "--image-size", "64"]]
+        trainings += [args[1:] for place, args in FOVEAL if place.startswith("docs/tutorial.md") and "--out" in args]
+        assert len(trainings) == len(RUNS) + 2
+        for args in trainings:
+            assert foveal.cli.main(["train", *args, *SHORT]) == 0
+        yield
 
 
 @pytest.fixture
-def here(workplace, monkeypatch):
+def here(workplace):
     """The folder, and registries that are as before behind the test."""
-    monkeypatch.chdir(workplace)
     registries = [DETECTORS, SEGMENTERS, ESTIMATORS, *foveal.data.DATASETS.values()]
     before = [dict(registry) for registry in registries]
-    yield workplace
+    yield
     for registry, entries in zip(registries, before):
         registry.clear()
         registry.update(entries)
@@ -331,7 +342,9 @@ def test_python_blocks_run(here, capfd, monkeypatch):
     assert sum(map(len, PYTHON.values())) > 12
     for page, found in PYTHON.items():
         module = ModuleType(f"docs_{page.stem}")
-        monkeypatch.setitem(sys.modules, module.__name__, module)  # where timm looks for what a model is registered from
+        monkeypatch.setitem(
+            sys.modules, module.__name__, module
+        )  # where timm looks for what a model is registered from
         for block in found:
             exec(compile(block.text, block.place, "exec"), vars(module))
 
