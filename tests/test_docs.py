@@ -1,5 +1,5 @@
-"""README and documentation: commands exist and take their flags, cheap ones and Python blocks run, links lead somewhere,
-figures and excerpts are those of the code, and the site builds without warnings and needs no network."""
+"""README and documentation: commands exist and take their flags, cheap ones and Python blocks run, links lead
+somewhere, figures and excerpts are those of the code, and the site builds without warnings and needs no network."""
 
 import inspect
 import json
