@@ -4,12 +4,18 @@ from collections.abc import Callable
 
 from ._result import Result
 from ._subject import Setting, Subject, load_pictures, load_subject
+from .attention import attention
 from .fourier import fourier
+from .similarity import similarity
+from .tokens import tokens
 
 ANALYSES: dict[str, Callable[..., Result]] = {
     function.__name__: function
     for function in [
         fourier,
+        attention,
+        similarity,
+        tokens,
     ]
 }
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from .._errors import UserError
 from ._capture import capture_maps, check_layers, find_blocks
-from ._result import MARKERS, STYLES, Result, new_figure, spread
-from ._subject import Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._result import MARKERS, STYLES, Result, broken, new_figure, spread
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 EPS = 1e-6  # below any amplitude that counts; the logarithm of 0 would not be finite
 NUM_IMAGES = 64
@@ -122,7 +122,7 @@ def fourier(
     models: Sequence[str | nn.Module | Subject],
     *,
     layers: tuple[str, ...] = (),
-    setting: Setting = Setting(),
+    setting: Setting = DEFAULT,
     progress: Progress = silent,
 ) -> Fourier:
     """Fourier spectra of a model's blocks or named layers, averaged over channels and pictures.
@@ -199,13 +199,3 @@ def shade(share: float) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["viridis_r"](0.1 + 0.9 * share)
-
-
-def broken(name: str) -> str:
-    """The name of a layer in lines of about 18 letters."""
-    lines = [""]
-    for part in name.split("."):
-        if lines[-1] and len(lines[-1]) + len(part) > 18:
-            lines.append("")
-        lines[-1] += f".{part}" if lines[-1] else part
-    return "\n".join(lines)

@@ -49,6 +49,8 @@ def main(argv: list[str]) -> int:
         result = function(values.pop("models"), **values, progress=progress)
     files = result.write(out)
     show(result)
+    for note in result.notes():
+        print(note)
     print(f"wrote {', '.join(map(str, files))}")
     print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
     return 0
