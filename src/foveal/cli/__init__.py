@@ -15,6 +15,7 @@ COMMANDS = {
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
     "bench": "cost and speed of several models side by side",
+    "analyze": "the thesis's figures for any model: spectra, attention, interactions, and what else it does",
     "tables": "the thesis's tables: reported beside measured here",
 }
 

@@ -1,0 +1,16 @@
+"""The thesis's analyses, of any timm model: one file each, a function that gives a ``Result``."""
+
+from collections.abc import Callable
+
+from ._result import Result
+from ._subject import Setting, Subject, load_pictures, load_subject
+from .fourier import fourier
+
+ANALYSES: dict[str, Callable[..., Result]] = {
+    function.__name__: function
+    for function in [
+        fourier,
+    ]
+}
+
+__all__ = ["ANALYSES", "Result", "Setting", "Subject", "load_pictures", "load_subject", *ANALYSES]

@@ -1,0 +1,111 @@
+"""What an analysis gives: data, figures, a few rows; and how they are written."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from .._errors import UserError, first_line
+from ._subject import Setting, Subject
+
+STYLES = ["-", "--", "-.", ":"]  # of lines, which colours that print alike do not tell apart
+MARKERS = "osv^D*XP"
+DPI = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ABC):
+    """Base of the results.
+
+    Attributes:
+        what: the analysis.
+        subjects: its models.
+        setting: what they saw.
+        num_images: number of pictures.
+    """
+
+    what: str
+    subjects: Sequence[Subject]
+    setting: Setting
+    num_images: int
+
+    @abstractmethod
+    def data(self) -> dict[str, np.ndarray]:
+        """The numbers, by names that begin with the model's."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, str | float]]:
+        """A few figures for the terminal, one row a model or a layer; all rows have the same keys."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, Any]:
+        """matplotlib Figures by name; the main one is called ''."""
+
+    def settings(self) -> dict[str, Any]:
+        """The analysis's own settings, for the metadata."""
+        return {}
+
+    def metadata(self) -> dict[str, Any]:
+        """Where the numbers come from: JSON's types alone."""
+        from .. import __version__
+
+        setting = asdict(self.setting) | {"num_images": self.num_images}
+        return {
+            "analysis": self.what,
+            "models": [{"model": s.name, "weights": s.weights, "size": list(s.size)} for s in self.subjects],
+            "images": "built-in scenes" if self.setting.images is None else str(self.setting.images),
+            **{name: setting[name] for name in ("num_images", "seed", "batch", "device")},
+            **self.settings(),
+            "versions": {"foveal": __version__, "torch": torch.__version__, "timm": timm.__version__},
+        }
+
+    def write(self, out: Path) -> list[Path]:
+        """Write WHAT.npz, whose key ``metadata`` is a JSON text, and each figure as PNG and SVG, into a folder.
+
+        Raises:
+            UserError: a file is there already, or cannot be written, or matplotlib is missing.
+        """
+        check_new(out, self.what)
+        figures = {f"{self.what}_{name}" if name else self.what: figure for name, figure in self.figures().items()}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            files = [out / f"{self.what}.npz"]
+            np.savez_compressed(files[0], metadata=np.array(json.dumps(self.metadata())), **self.data())
+            for name, figure in figures.items():
+                for suffix in ("png", "svg"):
+                    files.append(out / f"{name}.{suffix}")
+                    figure.savefig(files[-1], dpi=DPI)
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {first_line(error)}") from None
+        return files
+
+
+def check_new(out: Path, what: str) -> None:
+    """Raise UserError unless the files of an analysis can be written into a folder: none of them is there."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is no folder")
+    for file in sorted(out.glob(f"{what}*")) if out.exists() else []:
+        if file.suffix in (".npz", ".png", ".svg"):
+            raise UserError(f"{file} exists; nothing was overwritten (--out names another folder)")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure, in inches; raises UserError if matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'foveal[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of some items, evenly spread, with the first and the last."""
+    if len(items) <= most:
+        return [*items]
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
