@@ -5,11 +5,17 @@ from collections.abc import Callable
 from ._result import Result
 from ._subject import Setting, Subject, load_pictures, load_subject
 from .fourier import fourier
+from .gradcam import gradcam
+from .interaction import interaction
+from .receptive import receptive
 
 ANALYSES: dict[str, Callable[..., Result]] = {
     function.__name__: function
     for function in [
         fourier,
+        gradcam,
+        interaction,
+        receptive,
     ]
 }
 

@@ -109,3 +109,13 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return [*items]
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def broken(name: str) -> str:
+    """The name of a layer in lines of about 18 letters."""
+    lines = [""]
+    for part in name.split("."):
+        if lines[-1] and len(lines[-1]) + len(part) > 18:
+            lines.append("")
+        lines[-1] += f".{part}" if lines[-1] else part
+    return "\n".join(lines)

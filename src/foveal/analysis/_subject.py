@@ -165,3 +165,18 @@ def load_pictures(setting: Setting, default: int) -> list[Image.Image]:
     if len(files) < (setting.num_images or 1):
         raise UserError(f"{setting.images} has {len(files)} pictures, fewer than the {setting.num_images} asked for")
     return [open_image(file) for file in files[: setting.num_images or default]]
+
+
+def choose_classes(name: str, logits: torch.Tensor, class_index: int | None) -> torch.Tensor:
+    """A class for each row of logits [B, classes]: the given one, or the largest logit's.
+
+    Raises:
+        UserError: no classifier gives such logits, or there is no such class.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise UserError(f"{name} is no classifier: it gives {[*logits.shape]} for {len(logits)} pictures")
+    if class_index is None:
+        return logits.argmax(dim=1)
+    if not 0 <= class_index < logits.shape[1]:
+        raise UserError(f"{name} has the classes 0 to {logits.shape[1] - 1}, got {class_index}")
+    return torch.full((len(logits),), class_index, device=logits.device)

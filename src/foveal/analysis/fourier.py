@@ -13,7 +13,7 @@ from torch import nn
 
 from .._errors import UserError
 from ._capture import capture_maps, check_layers, find_blocks
-from ._result import MARKERS, STYLES, Result, new_figure, spread
+from ._result import MARKERS, STYLES, Result, broken, new_figure, spread
 from ._subject import Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 EPS = 1e-6  # below any amplitude that counts; the logarithm of 0 would not be finite
@@ -199,13 +199,3 @@ def shade(share: float) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["viridis_r"](0.1 + 0.9 * share)
-
-
-def broken(name: str) -> str:
-    """The name of a layer in lines of about 18 letters."""
-    lines = [""]
-    for part in name.split("."):
-        if lines[-1] and len(lines[-1]) + len(part) > 18:
-            lines.append("")
-        lines[-1] += f".{part}" if lines[-1] else part
-    return "\n".join(lines)

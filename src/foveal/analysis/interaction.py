@@ -12,19 +12,27 @@ With few sets S the mean of ``|I|`` is too large by their noise, the more the la
 at the same setting; 50 pictures, 200 pairs and 100 sets are the setting of the paper.
 """
 
+import hashlib
 import math
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .._errors import UserError
+from ._capture import call
+from ._result import MARKERS, STYLES, Result, new_figure
+from ._subject import Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
 
+NUM_IMAGES = 6
 REACH = 2  # rows and columns between the patches of a pair, at most (Deng et al., their code)
 SAVE_EVERY = 10  # seconds between two savings of what is done
 
@@ -44,7 +52,7 @@ class Sampling:
     grid: int = 16
     orders: int = 21
     pairs: int = 4
-    contexts: int = 4
+    contexts: int = 3
     seed: int = 0
 
     def __post_init__(self):
@@ -65,8 +73,7 @@ class Sampling:
 
     def pair(self, image: int, pair: int) -> tuple[int, int]:
         """Patches i and j, by their places row by row; the pairs of a picture are distinct."""
-        known = neighbours(self.grid)
-        return known[np.random.default_rng([self.seed, image]).permutation(len(known))[pair]]
+        return neighbours(self.grid)[shuffled(len(neighbours(self.grid)), self.seed, image)[pair]]
 
     def num_sets(self, m: int) -> int:
         """How many sets of m patches a pair gets."""
@@ -86,6 +93,13 @@ class Sampling:
         return sets
 
 
+@lru_cache
+def shuffled(count: int, *seed: int) -> np.ndarray:
+    """The numbers below ``count``."""
+    return np.random.default_rng(seed).permutation(count)
+
+
+@lru_cache
 def neighbours(grid: int) -> list[tuple[int, int]]:
     """Pairs of patches of a grid, by their places row by row, that may interact."""
     near = [(y, x) for y in range(REACH + 1) for x in range(-REACH, REACH + 1) if (y, x) > (0, 0)]
@@ -126,6 +140,141 @@ class Interactions:
         each = np.abs(self.values).mean(axis=1)  # [pictures, orders]
         without = relative((each.sum(axis=0) - each) / (count - 1))
         return np.sqrt((count - 1) / count * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interaction(Result):
+    """Interaction strength of models.
+
+    Attributes:
+        measured: of each model.
+        classes: of each model, those whose log odds count [pictures].
+        sampling: what was drawn.
+    """
+
+    measured: dict[str, Interactions]
+    classes: dict[str, np.ndarray]
+    sampling: Sampling
+
+    def data(self) -> dict[str, np.ndarray]:
+        found = {}
+        for model, m in self.measured.items():
+            found[f"{model}/order"] = m.orders
+            found[f"{model}/strength"] = m.strength()
+            found[f"{model}/error"] = m.error()
+            found[f"{model}/interaction"] = m.values
+            found[f"{model}/class"] = self.classes[model]
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        return {"sampling": asdict(self.sampling)}
+
+    def rows(self) -> list[dict[str, str | float]]:
+        shown = dict.fromkeys(round(k * (self.sampling.orders - 1) / 4) for k in range(5))
+        return [
+            {
+                "model": model,
+                **{f"J({m.orders[k]})": f"{m.strength()[k]:.2f} ± {m.error()[k]:.2f}" for k in shown},
+                "passes": str(m.forwards),
+                "s": f"{m.wall_s:.1f}",
+                "in the model": f"{m.model_s / m.wall_s:.1%}",
+            }
+            for model, m in self.measured.items()
+        ]
+
+    def figures(self) -> dict[str, Any]:
+        """J by order, a line a model, within twice its standard error."""
+        figure = new_figure(6, 4.2)
+        axes = figure.subplots()
+        for k, (model, m) in enumerate(self.measured.items()):
+            orders, strength, error = m.orders / m.orders[-1], m.strength(), m.error()
+            style = dict(linestyle=STYLES[k % 4], marker=MARKERS[k % 8], markersize=4, color=f"C{k}")
+            axes.plot(orders, strength, label=model, **style)
+            axes.fill_between(orders, strength - 2 * error, strength + 2 * error, color=f"C{k}", alpha=0.15, lw=0)
+        drawn = f"{self.num_images} pictures, {self.sampling.pairs} pairs, up to {self.sampling.contexts} sets an order"
+        axes.set(xlabel="order m / (n - 2)", ylabel="interaction strength J(m)", xlim=(0, 1))
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"{drawn}; bands: 2 standard errors over pictures", fontsize="small")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        return {"": figure}
+
+
+def interaction(
+    models: Sequence[str | nn.Module | Subject],
+    *,
+    grid: int = Sampling.grid,
+    orders: int = Sampling.orders,
+    pairs: int = Sampling.pairs,
+    contexts: int = Sampling.contexts,
+    class_index: int | None = None,
+    setting: Setting = Setting(),
+    parts: Path | None = None,
+    progress: Progress = silent,
+) -> Interaction:
+    """Multi-order interaction strength: how many other patches it takes for two patches to act together.
+
+    The paper's setting is 50 pictures, 200 pairs and 100 contexts: 76 million forward passes.
+
+    Args:
+        models: names of timm models, folders of runs, or modules.
+        grid: patches along a side of the picture.
+        orders: how many orders, evenly spaced from no other patch to all.
+        pairs: pairs of patches a picture.
+        contexts: sets of other patches for each pair and order.
+        class_index: the class whose log odds count, from 0 on; of each picture the one that the model predicts by
+            default.
+        setting: what the models see; its seed decides what is drawn, too.
+        parts: a folder for what is done so far; a second call goes on from there to the same numbers.
+        progress: called with the images done and their number.
+
+    Raises:
+        UserError: an unknown model or class, a model without classes, fewer than two pictures, a grid finer than the
+            pixels, a part file of other models, pictures or settings.
+    """
+    sampling = Sampling(grid=grid, orders=orders, pairs=pairs, contexts=contexts, seed=setting.seed)
+    subjects = load_subjects(models, setting)
+    pictures = load_pictures(setting, NUM_IMAGES)
+    measured, classes = {}, {}
+    for k, subject in enumerate(subjects):
+        images = torch.cat([*subject.images(pictures, setting.batch)])
+        with torch.inference_mode():
+            logits = torch.cat([call(subject.model, part, subject.name) for part in images.split(setting.batch)])
+        labels = choose_classes(subject.name, logits.cpu(), class_index)
+        past = sum(m.forwards for m in measured.values())
+        measured[subject.name] = interactions(
+            subject.model,
+            images,
+            labels,
+            sampling,
+            batch=setting.batch,
+            part=None if parts is None else parts / f"interaction_{subject.name.replace('/', '_')}.part",
+            identity=fingerprint(subject.model, images),
+            progress=among(progress, past, len(subjects) - k),
+        )
+        classes[subject.name] = labels.numpy()
+    return Interaction(
+        what="interaction",
+        subjects=subjects,
+        setting=setting,
+        num_images=len(pictures),
+        measured=measured,
+        classes=classes,
+        sampling=sampling,
+    )
+
+
+def among(progress: Progress, past: int, left: int) -> Progress:
+    """The progress of one of several models, ``left`` of which are not done; ``past`` images are."""
+    return lambda done, total: progress(past + done, past + left * total)
+
+
+def fingerprint(model: nn.Module, images: torch.Tensor) -> str:
+    """Of weights and images, to the bit."""
+    digest = hashlib.sha256()
+    for tensor in (*model.state_dict().values(), images):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def relative(strength: np.ndarray) -> np.ndarray:
@@ -180,7 +329,7 @@ def interactions(
     batch: int = 64,
     part: Path | None = None,
     identity: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Interactions:
     """Measure I(m)(i, j) of every picture, pair and order.
 
@@ -191,12 +340,13 @@ def interactions(
         images: [pictures, C, H, W], as the model takes them, on its device.
         labels: the classes [pictures] whose log odds count.
         batch: images a forward pass.
-        part: an .npz file for what is done so far.
+        part: a file for what is done so far.
         identity: of model and pictures; a part file of another one is refused.
-        progress: called with the images done and their number in all.
+        progress: called with the images that this call has done, and those that it has to do.
 
     Raises:
-        UserError: fewer than two pictures, smaller pictures than the grid, or a part file of something else.
+        UserError: fewer than two pictures, smaller pictures than the grid, or log odds that are not finite,
+            a part file of something else or that cannot be written.
     """
     start = saved = time.perf_counter()
     if len(images) < 2:
@@ -209,15 +359,14 @@ def interactions(
     setting = f"{asdict(sampling)} {[*images.shape]} {labels.tolist()} batch {batch} {identity}"
     done, values = read_part(part, setting, len(units)) if part is not None and part.exists() else (0, [])
     timed, masked = Timed(model), Masked(images, sampling.grid)
-    before = int(cost[:done].sum())
+    left = int(cost[done:].sum())
     try:
         for group in groups(cost, batch):
             if group.stop <= done:
                 continue
             values += measure(timed, masked, labels, sampling, units[group], batch)
             done = group.stop
-            if progress is not None:
-                progress(before + timed.images, int(cost.sum()))
+            progress(timed.images, left)
             if part is not None and time.perf_counter() - saved > SAVE_EVERY:
                 write_part(part, setting, values)
                 saved = time.perf_counter()
@@ -282,7 +431,12 @@ def read_part(part: Path, setting: str, most: int) -> tuple[int, list[float]]:
 
 
 def write_part(part: Path, setting: str, values: list[float]) -> None:
-    """Replace a part file."""
-    new = part.with_suffix(".new.npz")
-    np.savez(new, setting=setting, values=values)
-    new.replace(part)
+    """Replace a part file; raises UserError."""
+    new = part.with_name(f"{part.name}.new")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with new.open("wb") as file:
+            np.savez(file, setting=setting, values=values)
+        new.replace(part)
+    except OSError as error:
+        raise UserError(f"cannot write {part}: {error.strerror}") from None

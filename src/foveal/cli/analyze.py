@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
     out = values.pop("out") or Path("analysis") / what
     check_device(values["setting"].device)
     check_new(out, what)
+    if "parts" in inspect.signature(function).parameters:
+        values["parts"] = out
     with shown(what) as progress:
         result = function(values.pop("models"), **values, progress=progress)
     files = result.write(out)
@@ -66,7 +68,7 @@ def options(function: Callable[..., Result]) -> type:
     models = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...", help=texts["models"])]
     fields: list[Any] = [("models", models)]
     for name, parameter in inspect.signature(function).parameters.items():
-        if name not in ("models", "setting", "progress"):
+        if name not in ("models", "setting", "parts", "progress"):
             hint = Annotated[hints[name], tyro.conf.arg(help=texts[name])]
             fields.append((name, hint, field(default=parameter.default)))
     fields.append(("setting", Setting, field(default=Setting())))
