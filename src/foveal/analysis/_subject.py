@@ -167,13 +167,14 @@ def load_pictures(setting: Setting, default: int) -> list[Image.Image]:
     return [open_image(file) for file in files[: setting.num_images or default]]
 
 
-def choose_classes(name: str, logits: torch.Tensor, class_index: int | None) -> torch.Tensor:
+def choose_classes(subject: Subject, logits: torch.Tensor, class_index: int | None) -> torch.Tensor:
     """A class for each row of logits [B, classes]: the given one, or the largest logit's.
 
     Raises:
         UserError: no classifier gives such logits, or there is no such class.
     """
-    if logits.ndim != 2 or logits.shape[1] < 2:
+    name = subject.name
+    if getattr(subject.model, "num_classes", None) == 0 or logits.ndim != 2 or logits.shape[1] < 2:
         raise UserError(f"{name} is no classifier: it gives {[*logits.shape]} for {len(logits)} pictures")
     if class_index is None:
         return logits.argmax(dim=1)

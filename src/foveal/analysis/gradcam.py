@@ -145,7 +145,7 @@ def cams(
     """
     with severed(subject.model, layer) as seen:
         logits = call(subject.model, images, subject.name)
-    labels = choose_classes(subject.name, logits, class_index)
+    labels = choose_classes(subject, logits, class_index)
     score = logits.gather(1, labels[:, None]).sum()
     gradient = None
     if layer in seen and score.requires_grad:

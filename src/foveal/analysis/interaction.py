@@ -170,14 +170,15 @@ class Interaction(Result):
         return {"sampling": asdict(self.sampling)}
 
     def rows(self) -> list[dict[str, str | float]]:
-        shown = dict.fromkeys(round(k * (self.sampling.orders - 1) / 4) for k in range(5))
+        shown = (0, self.sampling.orders // 2, self.sampling.orders - 1)
         return [
             {
                 "model": model,
-                **{f"J({m.orders[k]})": f"{m.strength()[k]:.2f} ± {m.error()[k]:.2f}" for k in shown},
+                **{f"J({m.orders[k]})": m.strength()[k] for k in shown},
+                "mean error": m.error().mean(),
                 "passes": str(m.forwards),
-                "s": f"{m.wall_s:.1f}",
-                "in the model": f"{m.model_s / m.wall_s:.1%}",
+                "seconds": m.wall_s,
+                "in the model (%)": 100 * m.model_s / m.wall_s,
             }
             for model, m in self.measured.items()
         ]
@@ -240,7 +241,7 @@ def interaction(
         images = torch.cat([*subject.images(pictures, setting.batch)])
         with torch.inference_mode():
             logits = torch.cat([call(subject.model, part, subject.name) for part in images.split(setting.batch)])
-        labels = choose_classes(subject.name, logits.cpu(), class_index)
+        labels = choose_classes(subject, logits.cpu(), class_index)
         past = sum(m.forwards for m in measured.values())
         measured[subject.name] = interactions(
             subject.model,
