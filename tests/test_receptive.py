@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import TINY
+from conftest import TINY, randomize
 from foveal._errors import UserError
 from foveal.analysis import Setting, receptive
 from foveal.analysis.receptive import centre_gradient, square
@@ -64,7 +64,9 @@ def test_behind_a_norm():
 
 def block(mixer, side):
     """One block of MAT on maps of its own."""
-    block = MATBlock(16, 2, mixer, window_size=7, mlp_ratio=2.0, mlp_dwconv=True, abstract_kv=False, drop_path=0.0)
+    block = randomize(
+        MATBlock(16, 2, mixer, window_size=7, mlp_ratio=2.0, mlp_dwconv=True, abstract_kv=False, drop_path=0.0)
+    )
     return field(lambda x: block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), (1, 16, side, side))
 
 
