@@ -8,7 +8,7 @@ from torch import nn
 from conftest import TINY, randomize
 from foveal._errors import UserError
 from foveal.analysis import Setting, receptive
-from foveal.analysis.receptive import centre_gradient, square
+from foveal.analysis.receptive import centre, centre_gradient, square
 from foveal.backbones.mat import MATBlock
 from test_gradcam import PEERS
 
@@ -80,12 +80,16 @@ def test_one_mat_block_reaches_the_whole_map():
 
 
 def test_squares():
-    found = np.zeros((8, 8))
-    found[4, 4] = found[4, 7] = 1
-    assert square(found, (8, 8), 0.5) == 1
-    assert square(found, (8, 8), 0.95) == 7
-    found = np.ones((8, 8))
-    assert square(found, (1, 1), 0.25) == 4
+    found = np.zeros((9, 9))
+    found[4, 4], found[4, 1], found[4, 7] = 0.6, 0.2, 0.2
+    assert centre(found) == pytest.approx((4.5, 4.5))
+    assert square(found, 0.5) == 1
+    assert square(found, 0.95) == 7
+    assert square(np.ones((8, 8)), 0.25) == 4
+    shifted = np.zeros((9, 9))
+    shifted[:3, 4:8] = 1
+    assert centre(shifted) == pytest.approx((1.5, 6))
+    assert square(shifted, 0.95) == 4
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -8,6 +8,7 @@ from .fourier import fourier
 from .gradcam import gradcam
 from .interaction import interaction
 from .receptive import receptive
+from .report import report
 
 ANALYSES: dict[str, Callable[..., Result]] = {
     function.__name__: function
@@ -19,4 +20,4 @@ ANALYSES: dict[str, Callable[..., Result]] = {
     ]
 }
 
-__all__ = ["ANALYSES", "Result", "Setting", "Subject", "load_pictures", "load_subject", *ANALYSES]
+__all__ = ["ANALYSES", "Result", "Setting", "Subject", "load_pictures", "load_subject", "report", *ANALYSES]

@@ -1,6 +1,7 @@
 """What an analysis gives: data, figures, a few rows; and how they are written."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 
 from .._errors import UserError, first_line
 from ._subject import Setting, Subject
@@ -46,6 +48,14 @@ class Result(ABC):
     @abstractmethod
     def figures(self) -> dict[str, Any]:
         """matplotlib Figures by name; the main one is called ''."""
+
+    @abstractmethod
+    def captions(self) -> dict[str, str]:
+        """What each figure shows, by its name, for those who see nothing else."""
+
+    def notes(self) -> list[str]:
+        """Lines below the rows."""
+        return []
 
     def settings(self) -> dict[str, Any]:
         """The analysis's own settings, for the metadata."""
@@ -91,7 +101,7 @@ def check_new(out: Path, what: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is no folder")
     for file in sorted(out.glob(f"{what}*")) if out.exists() else []:
-        if file.suffix in (".npz", ".png", ".svg"):
+        if file.suffix in (".npz", ".png", ".svg", ".html"):
             raise UserError(f"{file} exists; nothing was overwritten (--out names another folder)")
 
 
@@ -119,3 +129,30 @@ def broken(name: str) -> str:
             lines.append("")
         lines[-1] += f".{part}" if lines[-1] else part
     return "\n".join(lines)
+
+
+def slug(name: str) -> str:
+    """The name of a model as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.")
+
+
+def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A grey picture [H, W, 3] of values in 0..1 under a map [h, w], enlarged and scaled from its least to its largest.
+
+    The colours of the map grow brighter as its values grow, so that it can be read on grey paper.
+    """
+    import matplotlib
+
+    x = torch.as_tensor(values, dtype=torch.float32)[None, None]
+    x = F.interpolate(x, picture.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+    x = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12)
+    grey = picture @ np.array([0.299, 0.587, 0.114])
+    return 0.35 * grey[..., None] + 0.65 * matplotlib.colormaps["viridis"](x.numpy())[..., :3]
+
+
+def scale(cmap: str) -> Any:
+    """What a colour bar from 0 to 1 needs."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(0, 1), cmap)

@@ -55,6 +55,9 @@ class Setting:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
 
 
+DEFAULT = Setting()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A model ready to be looked into: evaluation mode, no parameter needs a gradient.

@@ -14,7 +14,7 @@ from torch import nn
 from .._errors import UserError
 from ._capture import capture_maps, check_layers, find_blocks
 from ._result import MARKERS, STYLES, Result, broken, new_figure, spread
-from ._subject import Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 EPS = 1e-6  # below any amplitude that counts; the logarithm of 0 would not be finite
 NUM_IMAGES = 64
@@ -62,6 +62,13 @@ class Fourier(Result):
 
     def figures(self) -> dict[str, Any]:
         return {"": self.draw_curves(), "spectrum": self.draw_spectra()}
+
+    def captions(self) -> dict[str, str]:
+        return {
+            "": "Relative log amplitude of each block's map by frequency, from early blocks, pale, to late ones, dark; "
+            "on the right that of the highest frequency by depth.",
+            "spectrum": "Mean of log(1 + amplitude) of each block's map; frequency 0 in the middle.",
+        }
 
     def draw_curves(self) -> Any:
         """Relative log amplitudes by frequency, one panel a model, and at the highest by depth (figure 3.5)."""
@@ -122,7 +129,7 @@ def fourier(
     models: Sequence[str | nn.Module | Subject],
     *,
     layers: tuple[str, ...] = (),
-    setting: Setting = Setting(),
+    setting: Setting = DEFAULT,
     progress: Progress = silent,
 ) -> Fourier:
     """Fourier spectra of a model's blocks or named layers, averaged over channels and pictures.

@@ -11,8 +11,8 @@ from torch import nn
 
 from .._errors import UserError
 from ._capture import as_maps, call, check_layers, find_levels, severed
-from ._result import Result, new_figure
-from ._subject import Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
+from ._result import Result, new_figure, overlay, scale
+from ._subject import DEFAULT, Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
 
 NUM_IMAGES = 4
 
@@ -53,6 +53,9 @@ class GradCam(Result):
             for model, maps in self.maps.items()
         ]
 
+    def captions(self) -> dict[str, str]:
+        return {"": "Grad-CAM of the class below each picture: bright where the model's map speaks for it."}
+
     def figures(self) -> dict[str, Any]:
         """Pictures in the first line, a model's maps over them in each other one."""
         first = next(iter(self.images.values()))
@@ -64,14 +67,12 @@ class GradCam(Result):
         for axes, picture in zip(grid[0], first):
             axes.imshow(picture)
         grid[0][0].set_ylabel("image", fontsize="small")
-        heat = None
         for line, (model, maps) in zip(grid[1:], self.maps.items()):
             for axes, values, picture, label in zip(line, maps, self.images[model], self.classes[model]):
-                axes.imshow(picture.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
-                heat = axes.imshow(values, cmap="inferno", vmin=0, vmax=1, alpha=0.65)
+                axes.imshow(overlay(picture, values))
                 axes.set_xlabel(f"class {label}", fontsize="x-small")
             line[0].set_ylabel(f"{model}\n{self.layers[model]}", fontsize="small")
-        figure.colorbar(heat, ax=grid, label="Grad-CAM, scaled to 0..1", shrink=0.9)
+        figure.colorbar(scale("viridis"), ax=grid, label="Grad-CAM, scaled to 0..1", shrink=0.5)
         return {"": figure}
 
 
@@ -80,7 +81,7 @@ def gradcam(
     *,
     layer: str | None = None,
     class_index: int | None = None,
-    setting: Setting = Setting(),
+    setting: Setting = DEFAULT,
     progress: Progress = silent,
 ) -> GradCam:
     """Grad-CAM of a class at a layer, several models side by side.

@@ -29,8 +29,8 @@ from torch import nn
 
 from .._errors import UserError
 from ._capture import call
-from ._result import MARKERS, STYLES, Result, new_figure
-from ._subject import Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
+from ._result import MARKERS, STYLES, Result, new_figure, slug
+from ._subject import DEFAULT, Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
 
 NUM_IMAGES = 6
 REACH = 2  # rows and columns between the patches of a pair, at most (Deng et al., their code)
@@ -183,6 +183,12 @@ class Interaction(Result):
             for model, m in self.measured.items()
         ]
 
+    def captions(self) -> dict[str, str]:
+        return {
+            "": "Interaction strength J(m) by how many of the n patches are there besides the two that interact; bands "
+            "are two standard errors over pictures to both sides."
+        }
+
     def figures(self) -> dict[str, Any]:
         """J by order, a line a model, within twice its standard error."""
         figure = new_figure(6, 4.2)
@@ -192,10 +198,10 @@ class Interaction(Result):
             style = dict(linestyle=STYLES[k % 4], marker=MARKERS[k % 8], markersize=4, color=f"C{k}")
             axes.plot(orders, strength, label=model, **style)
             axes.fill_between(orders, strength - 2 * error, strength + 2 * error, color=f"C{k}", alpha=0.15, lw=0)
-        drawn = f"{self.num_images} pictures, {self.sampling.pairs} pairs, up to {self.sampling.contexts} sets an order"
+        drawn = f"pictures: {self.num_images}, pairs: {self.sampling.pairs}, sets: {self.sampling.contexts}"
         axes.set(xlabel="order m / (n - 2)", ylabel="interaction strength J(m)", xlim=(0, 1))
         axes.set_ylim(bottom=0)
-        axes.set_title(f"{drawn}; bands: 2 standard errors over pictures", fontsize="small")
+        axes.set_title(f"{drawn}; bands: 2 standard errors", fontsize="small")
         axes.legend()
         axes.grid(alpha=0.3)
         return {"": figure}
@@ -209,7 +215,7 @@ def interaction(
     pairs: int = Sampling.pairs,
     contexts: int = Sampling.contexts,
     class_index: int | None = None,
-    setting: Setting = Setting(),
+    setting: Setting = DEFAULT,
     parts: Path | None = None,
     progress: Progress = silent,
 ) -> Interaction:
@@ -249,7 +255,7 @@ def interaction(
             labels,
             sampling,
             batch=setting.batch,
-            part=None if parts is None else parts / f"interaction_{subject.name.replace('/', '_')}.part",
+            part=None if parts is None else parts / f"interaction_{slug(subject.name)}.part",
             identity=fingerprint(subject.model, images),
             progress=among(progress, past, len(subjects) - k),
         )

@@ -17,7 +17,7 @@ from torch import nn
 from .._errors import UserError
 from ._capture import capture_maps, check_layers, find_levels
 from ._result import Result, broken, new_figure, spread
-from ._subject import Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 NUM_IMAGES = 16
 STAGES = 5  # levels that are looked at, at most
@@ -49,12 +49,18 @@ class Receptive(Result):
                 "model": model,
                 "layer": layer,
                 "map": "{}x{}".format(*self.maps[model][layer]),
-                **{f"{share:.0%} within (px)": square(field, self.maps[model][layer], share) for share in SHARES},
+                **{f"{share:.0%} within (px)": square(field, share) for share in SHARES},
                 "pixels reached (%)": float((field > 0).mean() * 100),
             }
             for model, fields in self.fields.items()
             for layer, field in fields.items()
         ]
+
+    def captions(self) -> dict[str, str]:
+        return {
+            "": "How strongly the middle of a map depends on each pixel, as a logarithm; squares hold 50 % (solid) and "
+            "95 % (dashed) of the gradient."
+        }
 
     def figures(self) -> dict[str, Any]:
         """A line a model, a panel a layer; squares hold 50 % and 95 % of the gradient."""
@@ -71,16 +77,16 @@ class Receptive(Result):
                 with np.errstate(divide="ignore"):
                     shown = np.log10(field / field.max()).clip(FLOOR, 0)
                 image = axes.imshow(shown, cmap="magma", vmin=FLOOR, vmax=0, extent=(0, W, H, 0))
-                y, x = centre(field.shape, self.maps[model][layer])
+                y, x = centre(field)
                 for share, style in zip(SHARES, ("-", "--")):
-                    side = square(field, self.maps[model][layer], share)
+                    side = square(field, share)
                     xs, ys = ((side / 2 * np.array(s)) for s in ([-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1]))
                     axes.plot((x + xs).clip(0, W), (y + ys).clip(0, H), "w" + style, linewidth=1)
                 axes.set_title(broken(layer), fontsize="x-small")
                 axes.set_xticks([0, W], ["0", str(W)], fontsize="x-small")
                 axes.set_yticks([0, H], ["0", str(H)], fontsize="x-small")
             line[0].set_ylabel(model, fontsize="small")
-        figure.colorbar(image, ax=grid, label="log10(gradient / largest)", shrink=0.9)
+        figure.colorbar(image, ax=grid, label="log10(gradient / largest)", shrink=0.5)
         figure.supxlabel("position in the image (px); solid: 50 %, dashed: 95 % of the gradient", fontsize="x-small")
         return {"": figure}
 
@@ -89,7 +95,7 @@ def receptive(
     models: Sequence[str | nn.Module | Subject],
     *,
     layers: tuple[str, ...] = (),
-    setting: Setting = Setting(),
+    setting: Setting = DEFAULT,
     progress: Progress = silent,
 ) -> Receptive:
     """Effective receptive fields: how strongly the middle of each stage's map depends on each pixel.
@@ -146,17 +152,22 @@ def centre_gradient(x: torch.Tensor, images: torch.Tensor, weights: torch.Tensor
     return gradient.abs().sum(dim=1)
 
 
-def centre(size: Sequence[int], grid: Sequence[int]) -> tuple[float, float]:
-    """Where the middle position of a map lies in an image of a size, in pixels from its upper left corner."""
-    y, x = ((side // 2 + 0.5) / side for side in grid)
-    return y * size[0], x * size[1]
+def centre(field: np.ndarray) -> tuple[float, float]:
+    """The centre of gravity of a field [H, W], in pixels from its upper left corner, y first.
+
+    It is not that of the image: a map's middle position reads pixels around another one, by the paddings on the way.
+    """
+    y, x = (
+        float(((np.arange(side) + 0.5) * field.sum(axis=other)).sum() / field.sum())
+        for side, other in zip(field.shape, (1, 0))
+    )
+    return y, x
 
 
-def square(field: np.ndarray, grid: Sequence[int], share: float) -> float:
-    """The side in pixels of the smallest square around the middle that holds a share of a field [H, W]."""
-    y, x = centre(field.shape, grid)
-    rows, cols = (np.abs(np.arange(side) + 0.5 - at) for side, at in zip(field.shape, (y, x)))
+def square(field: np.ndarray, share: float) -> float:
+    """The side in pixels of the smallest square around the centre that holds a share of a field [H, W]."""
+    rows, cols = (np.abs(np.arange(side) + 0.5 - at) for side, at in zip(field.shape, centre(field)))
     distance = np.maximum(rows[:, None], cols).ravel()  # of the pixel's middle, along the farther axis
     order = distance.argsort()
     held = field.ravel()[order].cumsum()
-    return round(float(2 * distance[order][np.searchsorted(held, share * held[-1])] + 1), 3)
+    return round(float(2 * distance[order][np.searchsorted(held, share * held[-1])] + 1), 1)

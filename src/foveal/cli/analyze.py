@@ -17,10 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .._errors import unknown
-from ..analysis import ANALYSES, Result, Setting
+from ..analysis import ANALYSES, Result, Setting, report
 from ..analysis._result import check_new
 from . import check_device
 
+COMMANDS = ANALYSES | {"report": report}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 ROWS = 24  # of the table
 
@@ -28,14 +29,14 @@ ROWS = 24  # of the table
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: foveal analyze WHAT MODEL... [options]   (foveal analyze WHAT --help says more)\n")
-        for name, function in ANALYSES.items():
+        for name, function in COMMANDS.items():
             print(f"  {name:12s} {sentence(function)}")
         print("\nMODEL is a timm name or the folder of a run. Next: foveal analyze fourier mat_1")
         return 0
     what = argv[0]
-    if what not in ANALYSES:
-        raise unknown("analysis", what, ANALYSES)
-    function = ANALYSES[what]
+    if what not in COMMANDS:
+        raise unknown("analysis", what, COMMANDS)
+    function = COMMANDS[what]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     text = f"{sentence(function)}\n\nWrites WHAT.npz, WHAT.png and WHAT.svg into a folder."
     given: Any = tyro.cli(
@@ -44,13 +45,18 @@ def main(argv: list[str]) -> int:
     values = dict(vars(given))
     out = values.pop("out") or Path("analysis") / what
     check_device(values["setting"].device)
-    check_new(out, what)
+    for name in [what, *ANALYSES] if what == "report" else [what]:
+        check_new(out, name)
     if "parts" in inspect.signature(function).parameters:
         values["parts"] = out
     with shown(what) as progress:
         result = function(values.pop("models"), **values, progress=progress)
     files = result.write(out)
+    for part in out.glob("*.part"):
+        part.unlink()
     show(result)
+    for note in result.notes():
+        print(note)
     print(f"wrote {', '.join(map(str, files))}")
     print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
     return 0
