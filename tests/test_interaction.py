@@ -1,12 +1,17 @@
 """Interaction strength against functions whose interactions are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
+from torch import nn
 
+from conftest import TINY
 from foveal._errors import UserError
+from foveal.analysis import Setting, interaction
 from foveal.analysis.interaction import Sampling, interactions, log_odds, neighbours
 
 SMALL = Sampling(grid=4, orders=15, pairs=6, contexts=7)
@@ -100,6 +105,11 @@ def test_sets_are_of_one_size_without_the_pair(m):
         assert len(sets) == 1
 
 
+def test_one_set_an_order():
+    sampling = Sampling(grid=4, orders=15, pairs=1, contexts=1)
+    assert [sampling.sets(0, 0, m).sum() for m in sampling.sizes()] == sampling.sizes()
+
+
 def test_every_patch_is_as_likely_in_a_set():
     sampling = Sampling(grid=4, orders=3, pairs=1, contexts=2000)
     counts = sampling.sets(0, 0, 7).sum(axis=0)
@@ -169,9 +179,68 @@ def test_part_files_of_something_else_are_refused(tmp_path):
         strengths(wavy, part=part)
 
 
+PEERS = [
+    "deit_tiny_patch16_224",
+    "convnext_tiny",
+    "resnet50",
+    "swin_tiny_patch4_window7_224",
+    "pvt_v2_b1",
+    "mobilevitv2_100",
+]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_model(name):
+    found = interaction([name], orders=2, pairs=1, contexts=1, setting=Setting(num_images=2, size=(64,)))
+    assert found.measured[name].values.shape == (2, 1, 2)
+    assert found.measured[name].forwards == 2 * 2 * 4
+
+
+def test_models_side_by_side(tmp_path):
+    """Written, and the same numbers from what a first call left, in batches of another size too."""
+    setting = Setting(num_images=3, size=(64,), batch=16)
+    args = dict(grid=4, orders=4, pairs=2, contexts=2, setting=setting, parts=tmp_path / "parts")
+    shown = []
+    found = interaction(TINY, **args, progress=lambda *now: shown.append(now))
+    assert shown[-1][0] == shown[-1][1] == sum(m.forwards for m in found.measured.values())
+    assert [file.name for file in found.write(tmp_path)] == ["interaction.npz", "interaction.png", "interaction.svg"]
+    again = interaction(TINY, **args)
+    other = interaction(TINY, **args | {"parts": None, "setting": replace(setting, batch=5), "double": True})
+    for name in TINY:
+        assert again.measured[name].forwards == 0
+        assert (again.measured[name].values == found.measured[name].values).all()
+        assert np.allclose(found.measured[name].values, other.measured[name].values, atol=1e-5)
+    with pytest.raises(UserError, match="another measurement"):
+        interaction(TINY, **args | {"class_index": 3})
+
+
+def test_rounding_is_noted():
+    """Weights of ones and a bias that leave float32 no place for what interacts."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10), nn.Tanh())
+    nn.init.constant_(model[1].weight, 1e-8)
+    nn.init.normal_(model[1].bias)
+    setting = Setting(num_images=2, size=(64,))
+    coarse = interaction([model], orders=2, pairs=1, contexts=1, setting=setting)
+    assert [note.split(":")[0] for note in coarse.notes()] == ["Sequential"]
+    assert not interaction([model], orders=2, pairs=1, contexts=1, double=True, setting=setting).notes()
+
+
+def test_classes():
+    setting = Setting(num_images=2, size=(64,))
+    found = interaction(["test_mat"], orders=2, pairs=1, contexts=1, class_index=5, setting=setting)
+    assert found.classes["test_mat"].tolist() == [5, 5]
+    with pytest.raises(UserError, match="has the classes 0 to 999, got 1000"):
+        interaction(["test_mat"], class_index=1000, setting=setting)
+
+
+def test_models_without_classes():
+    with pytest.raises(UserError, match="no classifier"):
+        interaction([timm.create_model("test_mat", num_classes=0)], setting=Setting(num_images=2, size=(64,)))
+
+
 def test_too_few_pictures_for_a_band():
     with pytest.raises(UserError, match="at least 2 pictures, got 1"):
-        interactions(plain(wavy), pictures(1), torch.zeros(1, dtype=torch.long), SMALL)
+        interaction(["test_mat"], setting=Setting(num_images=1, size=(64,)))
 
 
 def test_pictures_smaller_than_the_grid():

@@ -12,12 +12,13 @@ With few sets S the mean of ``|I|`` is too large by their noise, the more the la
 at the same setting; 50 pictures, 200 pairs and 100 sets are the setting of the paper.
 """
 
+import copy
 import hashlib
 import math
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -34,6 +35,7 @@ from ._subject import DEFAULT, Progress, Setting, Subject, choose_classes, load_
 
 NUM_IMAGES = 6
 REACH = 2  # rows and columns between the patches of a pair, at most (Deng et al., their code)
+COARSE = 0.1  # of the interactions; more rounding than that is noted
 SAVE_EVERY = 10  # seconds between two savings of what is done
 
 
@@ -83,7 +85,7 @@ class Sampling:
         """Sets S for one pair of a picture: which patches are in them, bool [sets, n]."""
         n = self.grid**2
         others = np.setdiff1d(np.arange(n), self.pair(image, pair))
-        if self.num_sets(m) < self.contexts:
+        if math.comb(n - 2, m) <= self.contexts:
             members = np.array([*combinations(others, m)], dtype=np.int64)
         else:
             draw = np.random.default_rng([self.seed, image, pair, m]).random((self.contexts, n - 2))
@@ -150,11 +152,15 @@ class Interaction(Result):
         measured: of each model.
         classes: of each model, those whose log odds count [pictures].
         sampling: what was drawn.
+        double: whether in float64.
+        rounding: of each model in float32, the mean error of an interaction by rounding.
     """
 
     measured: dict[str, Interactions]
     classes: dict[str, np.ndarray]
     sampling: Sampling
+    double: bool
+    rounding: dict[str, float]
 
     def data(self) -> dict[str, np.ndarray]:
         found = {}
@@ -167,7 +173,7 @@ class Interaction(Result):
         return found
 
     def settings(self) -> dict[str, Any]:
-        return {"sampling": asdict(self.sampling)}
+        return {"sampling": asdict(self.sampling), "double": self.double, "rounding": self.rounding}
 
     def rows(self) -> list[dict[str, str | float]]:
         shown = (0, self.sampling.orders // 2, self.sampling.orders - 1)
@@ -176,11 +182,19 @@ class Interaction(Result):
                 "model": model,
                 **{f"J({m.orders[k]})": m.strength()[k] for k in shown},
                 "mean error": m.error().mean(),
+                "mean |I|": np.abs(m.values).mean(),
                 "passes": str(m.forwards),
                 "seconds": m.wall_s,
                 "in the model (%)": 100 * m.model_s / m.wall_s,
             }
             for model, m in self.measured.items()
+        ]
+
+    def notes(self) -> list[str]:
+        return [
+            f"{model}: rounding in float32 is {rounding / size:.0%} of its interactions; --double is exact"
+            for model, rounding in self.rounding.items()
+            if rounding > COARSE * (size := np.abs(self.measured[model].values).mean())
         ]
 
     def captions(self) -> dict[str, str]:
@@ -215,6 +229,7 @@ def interaction(
     pairs: int = Sampling.pairs,
     contexts: int = Sampling.contexts,
     class_index: int | None = None,
+    double: bool = False,
     setting: Setting = DEFAULT,
     parts: Path | None = None,
     progress: Progress = silent,
@@ -231,6 +246,7 @@ def interaction(
         contexts: sets of other patches for each pair and order.
         class_index: the class whose log odds count, from 0 on; of each picture the one that the model predicts by
             default.
+        double: calculate in float64. Interactions of random weights may be too small for float32, which is noted.
         setting: what the models see; its seed decides what is drawn, too.
         parts: a folder for what is done so far; a second call goes on from there to the same numbers.
         progress: called with the images done and their number.
@@ -242,24 +258,29 @@ def interaction(
     sampling = Sampling(grid=grid, orders=orders, pairs=pairs, contexts=contexts, seed=setting.seed)
     subjects = load_subjects(models, setting)
     pictures = load_pictures(setting, NUM_IMAGES)
-    measured, classes = {}, {}
+    measured, classes, rounding = {}, {}, {}
     for k, subject in enumerate(subjects):
         images = torch.cat([*subject.images(pictures, setting.batch)])
         with torch.inference_mode():
             logits = torch.cat([call(subject.model, part, subject.name) for part in images.split(setting.batch)])
         labels = choose_classes(subject, logits.cpu(), class_index)
+        model = subject.model
+        if double:
+            model, images = copy.deepcopy(model).double(), images.double()
         past = sum(m.forwards for m in measured.values())
         measured[subject.name] = interactions(
-            subject.model,
+            model,
             images,
             labels,
             sampling,
             batch=setting.batch,
             part=None if parts is None else parts / f"interaction_{slug(subject.name)}.part",
-            identity=fingerprint(subject.model, images),
+            identity=fingerprint(model, images),
             progress=among(progress, past, len(subjects) - k),
         )
         classes[subject.name] = labels.numpy()
+        if not double:
+            rounding[subject.name] = rounding_error(model, images[:1], labels[:1], sampling, setting.batch)
     return Interaction(
         what="interaction",
         subjects=subjects,
@@ -268,7 +289,20 @@ def interaction(
         measured=measured,
         classes=classes,
         sampling=sampling,
+        double=double,
+        rounding=rounding,
     )
+
+
+def rounding_error(model: nn.Module, image: torch.Tensor, label: torch.Tensor, sampling: Sampling, batch: int) -> float:
+    """The mean difference of interactions in float32 from those in float64: one set for each order."""
+    once = replace(sampling, contexts=1)
+    units = [(0, 0, m) for m in once.sizes()]
+    single, double = (
+        measure(Timed(function), Masked(x, once.grid), label, once, units, batch)
+        for function, x in [(model, image), (copy.deepcopy(model).double(), image.double())]
+    )
+    return float(np.abs(np.subtract(single, double)).mean())
 
 
 def among(progress: Progress, past: int, left: int) -> Progress:
