@@ -59,11 +59,7 @@ def test_what_it_says(written):
             assert html.escape(caption) in page
     assert "Left out: EMSNet is no classifier" in page
     assert found.notes() == ["gradcam leaves out EMSNet is no classifier: it gives [2, 40] for 2 pictures"]
-    assert {row["analysis"]: row["left out"] for row in found.rows()} == {
-        "fourier": "0",
-        "gradcam": "1",
-        "receptive": "0",
-    }
+    assert [row["left out"] for row in found.rows()] == ["0", "1", "0"]
     assert all(file.exists() for file in files)
 
 
@@ -90,7 +86,13 @@ def test_in_a_browser(written, tmp_path):
     page = written[1][0]
     test = tmp_path / "measure.html"
     test.write_text(MEASURE.format(width=PHONE, page=html.escape(page.read_text())))
-    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [
+        chromium,
+        "--headless=new",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
 
     def browse(*args):
         return subprocess.run([*command, *args], capture_output=True, text=True, timeout=120, check=True).stdout
@@ -119,7 +121,7 @@ def test_unknown_analyses():
 
 
 def test_no_model_fits():
-    with pytest.raises(UserError, match="no classifier"):
+    with pytest.raises(UserError, match="which of its layers give maps"):
         report([nn.Sequential(nn.Conv2d(3, 4, 3))], only=("gradcam",), setting=SETTING)
 
 
