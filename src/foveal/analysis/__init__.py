@@ -8,7 +8,7 @@ from .fourier import fourier
 from .gradcam import gradcam
 from .interaction import interaction
 from .receptive import receptive
-from .report import report
+from .report import Report, report
 
 ANALYSES: dict[str, Callable[..., Result]] = {
     function.__name__: function
@@ -20,4 +20,4 @@ ANALYSES: dict[str, Callable[..., Result]] = {
     ]
 }
 
-__all__ = ["ANALYSES", "Result", "Setting", "Subject", "load_pictures", "load_subject", "report", *ANALYSES]
+__all__ = ["ANALYSES", "Report", "Result", "Setting", "Subject", "load_pictures", "load_subject", "report", *ANALYSES]

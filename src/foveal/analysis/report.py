@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from PIL import Image
 from torch import nn
 
 from .._errors import UserError, first_line, unknown
@@ -24,35 +23,20 @@ CSS_DPI = 96  # pixels an inch, in which a browser shows a figure at its size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Result):
+class Report:
     """Results of several analyses.
 
     Attributes:
+        subjects: the models.
         results: by the analysis.
         left_out: for each analysis, the models that it does not take, and why.
         seconds: for each analysis.
     """
 
+    subjects: Sequence[Subject]
     results: dict[str, Result]
     left_out: dict[str, dict[str, str]]
     seconds: dict[str, float]
-
-    def data(self) -> dict[str, np.ndarray]:
-        return {f"{what}/{name}": x for what, result in self.results.items() for name, x in result.data().items()}
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            f"{what}_{name}".rstrip("_"): figure
-            for what, result in self.results.items()
-            for name, figure in result.figures().items()
-        }
-
-    def captions(self) -> dict[str, str]:
-        return {
-            f"{what}_{name}".rstrip("_"): caption
-            for what, result in self.results.items()
-            for name, caption in result.captions().items()
-        }
 
     def rows(self) -> list[dict[str, str | float]]:
         return [
@@ -75,21 +59,21 @@ class Report(Result):
             UserError: a file is there already, or cannot be written, or matplotlib is missing.
         """
         page = out / "report.html"
-        check_new(out, self.what)
+        check_new(out, "report")
         files = {what: result.write(out) for what, result in self.results.items()}
         try:
-            page.write_text(self.html({what: [file.name for file in some] for what, some in files.items()}), "utf-8")
+            page.write_text(self.html(files), "utf-8")
         except OSError as error:
             raise UserError(f"cannot write {page}: {first_line(error)}") from None
         return [page, *(file for some in files.values() for file in some)]
 
-    def html(self, files: dict[str, list[str]]) -> str:
+    def html(self, files: dict[str, list[Path]]) -> str:
         """The page.
 
         Args:
-            files: names of the files of each analysis.
+            files: of each analysis, beside which the page lies.
         """
-        meta = self.metadata()
+        meta = next(iter(self.results.values())).metadata()
         models = [
             {
                 "model": subject.name,
@@ -147,23 +131,22 @@ footer { margin-top: 2rem; font-size: .85rem; }
 """
 
 
-def section(result: Result, files: list[str]) -> str:
+def section(result: Result, files: list[Path]) -> str:
     """What a page says of one result."""
-    captions = result.captions()
+    pictures = {file.stem: file for file in files if file.suffix == ".png"}
     parts = []
-    for name, figure in result.figures().items():
-        width, height = (round(side * CSS_DPI) for side in figure.get_size_inches())
-        file = BytesIO()
-        figure.savefig(file, format="png", dpi=DPI)
-        source = base64.b64encode(file.getvalue()).decode()
-        caption = escape(captions[name])
+    for name, caption in result.captions().items():
+        file = pictures[f"{result.what}_{name}" if name else result.what]
+        with Image.open(file) as image:
+            width, height = (round(side / DPI * CSS_DPI) for side in image.size)
+        source, text = base64.b64encode(file.read_bytes()).decode(), escape(caption)
         parts.append(
-            f'<figure><div class="wide"><img width="{width}" height="{height}" alt="{caption}" '
-            f'src="data:image/png;base64,{source}"></div><figcaption>{caption}</figcaption></figure>'
+            f'<figure><div class="wide"><img width="{width}" height="{height}" alt="{text}" '
+            f'src="data:image/png;base64,{source}"></div><figcaption>{text}</figcaption></figure>'
         )
     parts.append(f"<details><summary>Numbers</summary>{table(result.rows())}</details>")
     parts += [f"<p>{escape(note)}</p>" for note in result.notes()]
-    links = ", ".join(f'<a href="{escape(file)}">{escape(file)}</a>' for file in files)
+    links = ", ".join(f'<a href="{escape(file.name)}">{escape(file.name)}</a>' for file in files)
     parts.append(f"<p>{result.num_images} pictures. Files: {links}</p>")
     settings = escape(json.dumps(result.metadata(), indent=1))
     parts.append(f"<details><summary>Settings</summary><pre>{settings}</pre></details>")
@@ -229,15 +212,7 @@ def report(
         seconds[what] = time.perf_counter() - start
     if not results:
         raise UserError(next(why for without in left_out.values() for why in without.values()))
-    return Report(
-        what="report",
-        subjects=subjects,
-        setting=setting,
-        num_images=max(result.num_images for result in results.values()),
-        results=results,
-        left_out=left_out,
-        seconds=seconds,
-    )
+    return Report(subjects=subjects, results=results, left_out=left_out, seconds=seconds)
 
 
 def run_those_that_fit(

@@ -17,11 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .._errors import unknown
-from ..analysis import ANALYSES, Result, Setting, report
+from ..analysis import ANALYSES, Report, Result, Setting, report
 from ..analysis._result import check_new
 from . import check_device
 
-COMMANDS = ANALYSES | {"report": report}
+COMMANDS: dict[str, Callable[..., Result | Report]] = ANALYSES | {"report": report}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 ROWS = 24  # of the table
 
@@ -38,7 +38,10 @@ def main(argv: list[str]) -> int:
         raise unknown("analysis", what, COMMANDS)
     function = COMMANDS[what]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    text = f"{sentence(function)}\n\nWrites WHAT.npz, WHAT.png and WHAT.svg into a folder."
+    files = (
+        "report.html and the files of each analysis" if what == "report" else f"{what}.npz, {what}.png and {what}.svg"
+    )
+    text = f"{sentence(function)}\n\nWrites {files} into a folder."
     given: Any = tyro.cli(
         options(function), args=argv[1:], prog=f"foveal analyze {what}", description=text, config=config
     )
@@ -58,7 +61,10 @@ def main(argv: list[str]) -> int:
     for note in result.notes():
         print(note)
     print(f"wrote {', '.join(map(str, files))}")
-    print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
+    if what == "report":
+        print(f"next: open {files[0]} in a browser")
+    else:
+        print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
     return 0
 
 
@@ -67,7 +73,7 @@ def sentence(function: Callable) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
 
-def options(function: Callable[..., Result]) -> type:
+def options(function: Callable[..., Result | Report]) -> type:
     """A dataclass of what an analysis takes: models, its own keyword arguments, the setting, the folder to write to."""
     texts = {param.arg_name: param.description for param in docstring_parser.parse(function.__doc__ or "").params}
     hints = get_type_hints(function, include_extras=True)
@@ -109,7 +115,7 @@ def shown(what: str) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def show(result: Result) -> None:
+def show(result: Result | Report) -> None:
     """The rows of a result as a table; the middle of many is left out."""
     rows = result.rows()
     table = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
