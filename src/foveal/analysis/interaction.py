@@ -31,7 +31,17 @@ from torch import nn
 from .._errors import UserError
 from ._capture import call
 from ._result import MARKERS, STYLES, Result, new_figure, slug
-from ._subject import DEFAULT, Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
+from ._subject import (
+    DEFAULT,
+    Progress,
+    Setting,
+    Subject,
+    choose_classes,
+    load_pictures,
+    load_subjects,
+    silent,
+    true_classes,
+)
 
 NUM_IMAGES = 6
 REACH = 2  # rows and columns between the patches of a pair, at most (Deng et al., their code)
@@ -151,6 +161,7 @@ class Interaction(Result):
     Attributes:
         measured: of each model.
         classes: of each model, those whose log odds count [pictures].
+        whose: of each model, whether they are those of the folders, those that it predicts, or a given one.
         sampling: what was drawn.
         double: whether in float64.
         rounding: of each model in float32, the mean error of an interaction by rounding.
@@ -158,6 +169,7 @@ class Interaction(Result):
 
     measured: dict[str, Interactions]
     classes: dict[str, np.ndarray]
+    whose: dict[str, str]
     sampling: Sampling
     double: bool
     rounding: dict[str, float]
@@ -173,7 +185,12 @@ class Interaction(Result):
         return found
 
     def settings(self) -> dict[str, Any]:
-        return {"sampling": asdict(self.sampling), "double": self.double, "rounding": self.rounding}
+        return {
+            "sampling": asdict(self.sampling),
+            "classes": self.whose,
+            "double": self.double,
+            "rounding": self.rounding,
+        }
 
     def rows(self) -> list[dict[str, str | float]]:
         shown = (0, self.sampling.orders // 2, self.sampling.orders - 1)
@@ -244,8 +261,8 @@ def interaction(
         orders: how many orders, evenly spaced from no other patch to all.
         pairs: pairs of patches a picture.
         contexts: sets of other patches for each pair and order.
-        class_index: the class whose log odds count, from 0 on; of each picture the one that the model predicts by
-            default.
+        class_index: the class whose log odds count, from 0 on; by default of each picture the one that its folder is
+            called, or the one that the model predicts where not all folders are called as classes of the model.
         double: calculate in float64. Interactions of random weights may be too small for float32, which is noted.
         setting: what the models see; its seed decides what is drawn, too.
         parts: a folder for what is done so far; a second call goes on from there to the same numbers.
@@ -258,12 +275,16 @@ def interaction(
     sampling = Sampling(grid=grid, orders=orders, pairs=pairs, contexts=contexts, seed=setting.seed)
     subjects = load_subjects(models, setting)
     pictures = load_pictures(setting, NUM_IMAGES)
-    measured, classes, rounding = {}, {}, {}
+    measured, classes, whose, rounding = {}, {}, {}, {}
     for k, subject in enumerate(subjects):
         images = torch.cat([*subject.images(pictures, setting.batch)])
         with torch.inference_mode():
             logits = torch.cat([call(subject.model, part, subject.name) for part in images.split(setting.batch)])
         labels = choose_classes(subject, logits.cpu(), class_index)
+        true = true_classes(subject, setting, NUM_IMAGES) if class_index is None else None
+        if true is not None:
+            labels = torch.tensor(true)
+        whose[subject.name] = "given" if class_index is not None else "predicted" if true is None else "true"
         model = subject.model
         if double:
             model, images = copy.deepcopy(model).double(), images.double()
@@ -288,6 +309,7 @@ def interaction(
         num_images=len(pictures),
         measured=measured,
         classes=classes,
+        whose=whose,
         sampling=sampling,
         double=double,
         rounding=rounding,

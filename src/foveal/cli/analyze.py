@@ -3,7 +3,7 @@
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, make_dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..analysis import ANALYSES, Report, Result, Setting, report
 from ..analysis._result import check_new
 from . import check_device
 
-COMMANDS: dict[str, Callable[..., Result | Report]] = ANALYSES | {"report": report}
+COMMANDS: Mapping[str, Callable[..., Result | Report]] = {**ANALYSES, "report": report}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 ROWS = 24  # of the table
 
@@ -38,9 +38,9 @@ def main(argv: list[str]) -> int:
         raise unknown("analysis", what, COMMANDS)
     function = COMMANDS[what]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    files = (
-        "report.html and the files of each analysis" if what == "report" else f"{what}.npz, {what}.png and {what}.svg"
-    )
+    files = f"{what}.npz, {what}.png and {what}.svg"
+    if what == "report":
+        files = "report.html and the files of each analysis"
     text = f"{sentence(function)}\n\nWrites {files} into a folder."
     given: Any = tyro.cli(
         options(function), args=argv[1:], prog=f"foveal analyze {what}", description=text, config=config
