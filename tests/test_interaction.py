@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from conftest import TINY
@@ -231,6 +232,20 @@ def test_classes():
     assert found.classes["test_mat"].tolist() == [5, 5]
     with pytest.raises(UserError, match="has the classes 0 to 999, got 1000"):
         interaction(["test_mat"], class_index=1000, setting=setting)
+
+
+def test_classes_of_folders(tmp_path):
+    """By number, and by WordNet's names of ImageNet's classes; predicted where a folder is called otherwise."""
+    for folder in ("7", "n01440764"):
+        (tmp_path / "named" / folder).mkdir(parents=True)
+        Image.new("RGB", (80, 80), (200, 90, len(folder))).save(tmp_path / "named" / folder / "a.png")
+    setting = Setting(images=tmp_path / "named", size=(64,))
+    args = dict(orders=2, pairs=1, contexts=1)
+    found = interaction(["test_mat"], setting=setting, **args)
+    assert found.classes["test_mat"].tolist() == [7, 0]
+    assert found.metadata()["classes"] == {"test_mat": "true"}
+    (tmp_path / "named" / "7").rename(tmp_path / "named" / "some")
+    assert interaction(["test_mat"], setting=setting, **args).metadata()["classes"] == {"test_mat": "predicted"}
 
 
 def test_models_without_classes():
