@@ -30,7 +30,7 @@ from torch import nn
 
 from .._errors import UserError
 from ._capture import call
-from ._result import MARKERS, STYLES, Result, new_figure, slug
+from ._result import MARKERS, STYLES, Result, new_figure, slug, spread
 from ._subject import (
     DEFAULT,
     Progress,
@@ -317,9 +317,9 @@ def interaction(
 
 
 def rounding_error(model: nn.Module, image: torch.Tensor, label: torch.Tensor, sampling: Sampling, batch: int) -> float:
-    """The mean difference of interactions in float32 from those in float64: one set for each order."""
+    """The mean difference of interactions in float32 from those in float64: one set for each of five orders."""
     once = replace(sampling, contexts=1)
-    units = [(0, 0, m) for m in once.sizes()]
+    units = [(0, 0, m) for m in spread(once.sizes(), 5)]
     single, double = (
         measure(Timed(function), Masked(x, once.grid), label, once, units, batch)
         for function, x in [(model, image), (copy.deepcopy(model).double(), image.double())]
