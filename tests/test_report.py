@@ -13,6 +13,8 @@ from torch import nn
 
 from foveal._errors import UserError
 from foveal.analysis import ANALYSES, Setting, report
+from foveal.analysis.interaction import Interaction
+from foveal.cli import main
 
 SETTING = Setting(num_images=2, size=(64,))
 ONLY = ("fourier", "gradcam", "receptive")
@@ -136,3 +138,38 @@ def test_every_analysis_says_what_its_figures_show():
     for what, function in ANALYSES.items():
         found = function(["test_partialformer"], setting=SETTING, **more.get(what, {}))
         assert {*found.captions()} == {*found.figures()}, what
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["gradcam", "test_mat", "--layer", "stages3"], "unknown layer 'stages3'; nearest: stages.3"),
+        (["gradcam", "test_mat", "--class-index", "2000"], "test_mat has the classes 0 to 999, got 2000"),
+        (["receptive", "test_mat", "--layers", "stem2"], "unknown layer 'stem2'; nearest: stem"),
+        (["interaction", "test_mat", "--num-images", "1"], "a band needs at least 2 pictures, got 1"),
+        (["interaction", "test_mat", "--orders", "1"], "orders must be from 2 to 255 at a grid of 16, got 1"),
+        (["interaction", "test_mat", "--grid", "99"], "pictures of 64x64 px have no 99 patches a side"),
+        (["report", "test_mat", "--only", "grad"], "unknown analysis 'grad'; nearest: gradcam"),
+        (["report"], "no model given"),
+    ],
+)
+def test_mistakes_on_the_command_line(args, said, tmp_path, capsys):
+    size = ["--size", "64"] if args[0] != "report" else []
+    assert main(["analyze", *args, *size, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"foveal: {said}")
+    assert error.count("\n") == 1
+
+
+def test_an_interrupted_command_goes_on(tmp_path, capsys, monkeypatch):
+    """What is done lies in the folder until the results do."""
+    command = ["analyze", "interaction", "test_mat", "test_emsnet", "--out", str(tmp_path), "--size", "64"]
+    command += ["--num-images", "2", "--grid", "4", "--orders", "3", "--pairs", "1", "--contexts", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Interaction, "write", lambda self, out: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command) == 130
+    assert len([*tmp_path.glob("*.part")]) == 2
+    assert main(command) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["interaction.npz", "interaction.png", "interaction.svg"]
+    assert main(command) == 2
+    assert "nothing was overwritten" in capsys.readouterr().err
