@@ -198,11 +198,11 @@ class Interaction(Result):
             {
                 "model": model,
                 **{f"J({m.orders[k]})": m.strength()[k] for k in shown},
-                "mean error": m.error().mean(),
+                "± mean": m.error().mean(),
                 "mean |I|": np.abs(m.values).mean(),
                 "passes": str(m.forwards),
-                "seconds": m.wall_s,
-                "in the model (%)": 100 * m.model_s / m.wall_s,
+                "s": m.wall_s,
+                "model %": 100 * m.model_s / m.wall_s,
             }
             for model, m in self.measured.items()
         ]
@@ -322,7 +322,7 @@ def rounding_error(model: nn.Module, image: torch.Tensor, label: torch.Tensor, s
     units = [(0, 0, m) for m in spread(once.sizes(), 5)]
     single, double = (
         measure(Timed(function), Masked(x, once.grid), label, once, units, batch)
-        for function, x in [(model, image), (copy.deepcopy(model).double(), image.double())]
+        for function, x in [(model, image), (copy.deepcopy(model).cpu().double(), image.cpu().double())]
     )
     return float(np.abs(np.subtract(single, double)).mean())
 
