@@ -6,17 +6,16 @@ from ._result import Result
 from ._subject import Setting, Subject, load_pictures, load_subject
 from .attention import attention
 from .fourier import fourier
+from .gradcam import gradcam
+from .interaction import interaction
+from .receptive import receptive
+from .report import Report, report
 from .similarity import similarity
 from .tokens import tokens
 
 ANALYSES: dict[str, Callable[..., Result]] = {
     function.__name__: function
-    for function in [
-        fourier,
-        attention,
-        similarity,
-        tokens,
-    ]
+    for function in [fourier, attention, similarity, tokens, gradcam, receptive, interaction]
 }
 
-__all__ = ["ANALYSES", "Result", "Setting", "Subject", "load_pictures", "load_subject", *ANALYSES]
+__all__ = ["ANALYSES", "Report", "Result", "Setting", "Subject", "load_pictures", "load_subject", "report", *ANALYSES]

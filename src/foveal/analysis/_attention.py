@@ -1,7 +1,7 @@
 """Attention weights of any timm model, without a line of it in the model.
 
-While a model is called, every softmax and every fused attention passes through ``Recorder``, which knows the module that
-runs. Fused attention is computed in the open there: that is the one switch, and it needs no flag in the model.
+While a model is called, every softmax and every fused attention passes through ``Recorder``, which knows the module
+that runs. Fused attention is computed in the open there: that is the one switch, and it needs no flag in the model.
 
 What a layer's weights mean is read from their shape. For the layers whose shape does not tell it (windows that
 overlap, abstract tokens, foreground tokens) ``READERS`` has a function by the name of their class.
@@ -147,10 +147,8 @@ def open_attention(
     if is_causal:
         attn_mask = torch.ones_like(logits, dtype=torch.bool).tril()
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            logits = logits.masked_fill(~attn_mask, float("-inf"))
-        else:
-            logits = logits + attn_mask
+        keep = attn_mask.dtype == torch.bool
+        logits = logits.masked_fill(~attn_mask, float("-inf")) if keep else logits + attn_mask
     return logits.softmax(-1), value
 
 

@@ -1,7 +1,8 @@
 """What a model computes on the way: outputs of modules by name, as maps [B, C, H, W].
 
 The models know nothing of it. They are called with autograd on and no parameter that needs it: then every module of the
-definition runs (the fast paths of ``layers/_fast.py`` do not), and no graph is kept.
+definition runs (the fast paths of ``layers/_fast.py`` do not), and no graph is kept,
+unless images or a layer start one.
 """
 
 import math
@@ -24,10 +25,11 @@ def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 @contextmanager
-def capturing(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+def capturing(model: nn.Module, layers: Iterable[str], graph: bool = False) -> Iterator[dict[str, torch.Tensor]]:
     """Inside, a call of the model fills the dictionary with the outputs of the layers, in the order in which they end.
 
-    Of a tuple or a list it is the first; of a layer that is called several times the last.
+    Of a tuple or a list it is the first; of a layer that is called several times the last. ``graph`` keeps what leads
+    from the images to the outputs.
 
     Raises:
         UserError: the model has no such layer.
@@ -41,7 +43,7 @@ def capturing(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, tor
             output = output[0] if isinstance(output, (list, tuple)) else output
             if isinstance(output, torch.Tensor):
                 seen.pop(name, None)
-                seen[name] = output.detach()
+                seen[name] = output if graph else output.detach()
 
         return hook
 
@@ -53,18 +55,45 @@ def capturing(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, tor
             handle.remove()
 
 
+@contextmanager
+def severed(model: nn.Module, layer: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Inside, a call of the model fills the dictionary with a layer's output, at which the graph of what follows ends.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    check_layers(model, [layer])
+    seen: dict[str, torch.Tensor] = {}
+
+    def cut(module: nn.Module, args: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, (list, tuple)) else output
+        if not isinstance(first, torch.Tensor):
+            return output
+        seen[layer] = first.detach().requires_grad_()
+        behind = seen[layer].clone()  # what follows may overwrite it
+        return type(output)([behind, *output[1:]]) if isinstance(output, (list, tuple)) else behind
+
+    handle = model.get_submodule(layer).register_forward_hook(cut)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def call(model: nn.Module, images: torch.Tensor, name: str) -> torch.Tensor:
     """The output of a model by its definition, without a fast path; raises UserError for a size it does not take."""
     try:
         with torch.enable_grad():
-            return model(images).detach()
+            return model(images)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise does_not_run(name, error) from None
 
 
-def capture_maps(model: nn.Module, layers: Iterable[str], images: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+def capture_maps(
+    model: nn.Module, layers: Iterable[str], images: torch.Tensor, name: str, graph: bool = False
+) -> dict[str, torch.Tensor]:
     """Outputs of layers as maps [B, C, H, W], in the order in which they end; raises UserError if one is no map."""
-    with capturing(model, layers) as seen:
+    with capturing(model, layers, graph) as seen:
         call(model, images, name)
     maps = as_maps(seen, model, images.shape[-2:])
     for layer in layers:
@@ -94,13 +123,16 @@ def find_blocks(model: nn.Module, images: torch.Tensor, name: str) -> list[str]:
         call(model, images[:1], name)
     maps = as_maps(seen, model, images.shape[-2:])
     blocks = [block for block in maps if not any(other.startswith(f"{block}.") for other in maps)]
-    if not blocks:
-        info: Any = getattr(model, "feature_info", [])
-        modules = dict(model.named_modules())
-        blocks = [level["module"] for level in info if level["module"] in modules]
-    if not blocks:
-        raise UserError(f"{name} has no blocks that can be told; name its layers with --layers")
-    return blocks
+    return blocks or find_levels(model, name)
+
+
+def find_levels(model: nn.Module, name: str) -> list[str]:
+    """Names of the modules whose outputs are the levels of timm's ``feature_info``; raises UserError without any."""
+    modules = dict(model.named_modules())
+    levels = [level["module"] for level in getattr(model, "feature_info", []) if level["module"] in modules]
+    if not levels:
+        raise UserError(f"{name} does not say which of its layers give maps; name them")
+    return levels
 
 
 def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[int]) -> dict[str, torch.Tensor]:

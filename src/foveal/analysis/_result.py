@@ -49,6 +49,10 @@ class Result(ABC):
     def figures(self) -> dict[str, Any]:
         """matplotlib Figures by name; the main one is called ''."""
 
+    @abstractmethod
+    def captions(self) -> dict[str, str]:
+        """What each figure shows, by its name, for those who see nothing else."""
+
     def notes(self) -> list[str]:
         """Lines below the rows."""
         return []
@@ -97,7 +101,7 @@ def check_new(out: Path, what: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is no folder")
     for file in sorted(out.glob(f"{what}*")) if out.exists() else []:
-        if file.suffix in (".npz", ".png", ".svg"):
+        if file.suffix in (".npz", ".png", ".svg", ".html"):
             raise UserError(f"{file} exists; nothing was overwritten (--out names another folder)")
 
 
@@ -144,3 +148,11 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     x = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12)
     grey = picture @ np.array([0.299, 0.587, 0.114])
     return 0.35 * grey[..., None] + 0.65 * matplotlib.colormaps["viridis"](x.numpy())[..., :3]
+
+
+def scale(cmap: str) -> Any:
+    """What a colour bar from 0 to 1 needs."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(0, 1), cmap)

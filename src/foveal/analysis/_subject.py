@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from .._errors import UserError
@@ -160,11 +160,49 @@ def load_pictures(setting: Setting, default: int) -> list[Image.Image]:
         count = setting.num_images or default
         data: Pictures = scenes(f"scenes:{10 * count}x{SCENE_HEIGHT}")[1]
         return [data.picture(index) for index in range(count)]
-    if not setting.images.is_dir():
-        raise UserError(f"no such folder: {setting.images}")
-    files = sorted(file for file in setting.images.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return [open_image(file) for file in picture_files(setting.images, setting.num_images, default)]
+
+
+def picture_files(folder: Path, count: int | None, default: int) -> list[Path]:
+    """The first ``count`` pictures of a folder and those below it, or at most ``default``; raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise UserError(f"{setting.images} has no pictures ({', '.join(SUFFIXES)})")
-    if len(files) < (setting.num_images or 1):
-        raise UserError(f"{setting.images} has {len(files)} pictures, fewer than the {setting.num_images} asked for")
-    return [open_image(file) for file in files[: setting.num_images or default]]
+        raise UserError(f"{folder} has no pictures ({', '.join(SUFFIXES)})")
+    if len(files) < (count or 1):
+        raise UserError(f"{folder} has {len(files)} pictures, fewer than the {count} asked for")
+    return files[: count or default]
+
+
+def true_classes(subject: Subject, setting: Setting, default: int) -> list[int] | None:
+    """The class of each picture, where all lie in folders that are called as classes of the model; None elsewhere.
+
+    Classes are called by their numbers, by the model's names for them, or by WordNet's identifiers where the model has
+    the classes of ImageNet.
+    """
+    if setting.images is None:
+        return None
+    names = subject.model.pretrained_cfg.get("label_names") if hasattr(subject.model, "pretrained_cfg") else None
+    if names is None and (subset := infer_imagenet_subset(subject.model)):
+        names = ImageNetInfo(subset).label_names()
+    known = {str(k): k for k in range(getattr(subject.model, "num_classes", 0))}
+    known |= {name: k for k, name in enumerate(names or [])}
+    folders = [file.parent.name for file in picture_files(setting.images, setting.num_images, default)]
+    return [known[name] for name in folders] if known.keys() >= {*folders} else None
+
+
+def choose_classes(subject: Subject, logits: torch.Tensor, class_index: int | None) -> torch.Tensor:
+    """A class for each row of logits [B, classes]: the given one, or the largest logit's.
+
+    Raises:
+        UserError: no classifier gives such logits, or there is no such class.
+    """
+    name = subject.name
+    if getattr(subject.model, "num_classes", None) == 0 or logits.ndim != 2 or logits.shape[1] < 2:
+        raise UserError(f"{name} is no classifier: it gives {[*logits.shape]} for {len(logits)} pictures")
+    if class_index is None:
+        return logits.argmax(dim=1)
+    if not 0 <= class_index < logits.shape[1]:
+        raise UserError(f"{name} has the classes 0 to {logits.shape[1] - 1}, got {class_index}")
+    return torch.full((len(logits),), class_index, device=logits.device)

@@ -1,4 +1,4 @@
-"""Where a model looks: attention maps over the pictures (figures 3.9, 4.5, 4.6, 5.2a; PartialFormer's two attentions)."""
+"""Where a model looks: attention maps over pictures (figures 3.9, 4.5, 4.6, 5.2a)."""
 
 import math
 from collections.abc import Sequence
@@ -71,6 +71,11 @@ class AttentionMaps(Result):
     def figures(self) -> dict[str, Any]:
         names = [*self.maps]
         return {"" if len(names) == 1 else slug(name): self.draw(name) for name in names}
+
+    def captions(self) -> dict[str, str]:
+        names = [*self.maps]
+        text = "where {} looks: for each picture and kind of attention what each position gets, layer by layer"
+        return {"" if len(names) == 1 else slug(name): text.format(name) for name in names}
 
     def draw(self, model: str) -> Any:
         """Pictures and kinds of attention as rows, layers as columns."""

@@ -63,6 +63,13 @@ class Fourier(Result):
     def figures(self) -> dict[str, Any]:
         return {"": self.draw_curves(), "spectrum": self.draw_spectra()}
 
+    def captions(self) -> dict[str, str]:
+        return {
+            "": "Relative log amplitude of each block's map by frequency, from early blocks, pale, to late ones, dark; "
+            "on the right that of the highest frequency by depth.",
+            "spectrum": "Mean of log(1 + amplitude) of each block's map; frequency 0 in the middle.",
+        }
+
     def draw_curves(self) -> Any:
         """Relative log amplitudes by frequency, one panel a model, and at the highest by depth (figure 3.5)."""
         count = len(self.curves)

@@ -52,6 +52,9 @@ class Similarity(Result):
     def notes(self) -> list[str]:
         return [f"{m}: left out {layer}: {why}" for m, layers in self.unread.items() for layer, why in layers.items()]
 
+    def captions(self) -> dict[str, str]:
+        return {"": "how alike the rows of attention are, and its heads, layer by layer up to the last"}
+
     def figures(self) -> dict[str, Any]:
         figure = new_figure(9, 3.8)
         panels = figure.subplots(1, 2)

@@ -67,6 +67,11 @@ class Tokens(Result):
         names = [*self.chosen]
         return {"" if len(names) == 1 else slug(name): self.draw(name) for name in names}
 
+    def captions(self) -> dict[str, str]:
+        names = [*self.chosen]
+        text = "which tokens {} calls foreground in the last block of each stage; the others are dark"
+        return {"" if len(names) == 1 else slug(name): text.format(name) for name in names}
+
     def draw(self, model: str) -> Any:
         """Pictures as rows; of each stage its last block as columns: background tokens are dark."""
         stages = {chosen.shape[1:]: layer for layer, chosen in self.chosen[model].items()}

@@ -3,7 +3,7 @@
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, make_dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .._errors import unknown
-from ..analysis import ANALYSES, Result, Setting
+from ..analysis import ANALYSES, Report, Result, Setting, report
 from ..analysis._result import check_new
 from . import check_device
 
+COMMANDS: Mapping[str, Callable[..., Result | Report]] = {**ANALYSES, "report": report}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 ROWS = 24  # of the table
 
@@ -28,31 +29,42 @@ ROWS = 24  # of the table
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: foveal analyze WHAT MODEL... [options]   (foveal analyze WHAT --help says more)\n")
-        for name, function in ANALYSES.items():
+        for name, function in COMMANDS.items():
             print(f"  {name:12s} {sentence(function)}")
         print("\nMODEL is a timm name or the folder of a run. Next: foveal analyze fourier mat_1")
         return 0
     what = argv[0]
-    if what not in ANALYSES:
-        raise unknown("analysis", what, ANALYSES)
-    function = ANALYSES[what]
+    if what not in COMMANDS:
+        raise unknown("analysis", what, COMMANDS)
+    function = COMMANDS[what]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    text = f"{sentence(function)}\n\nWrites WHAT.npz, WHAT.png and WHAT.svg into a folder."
+    files = f"{what}.npz, {what}.png and {what}.svg"
+    if what == "report":
+        files = "report.html and the files of each analysis"
+    text = f"{sentence(function)}\n\nWrites {files} into a folder."
     given: Any = tyro.cli(
         options(function), args=argv[1:], prog=f"foveal analyze {what}", description=text, config=config
     )
     values = dict(vars(given))
     out = values.pop("out") or Path("analysis") / what
     check_device(values["setting"].device)
-    check_new(out, what)
+    for name in [what, *ANALYSES] if what == "report" else [what]:
+        check_new(out, name)
+    if "parts" in inspect.signature(function).parameters:
+        values["parts"] = out
     with shown(what) as progress:
         result = function(values.pop("models"), **values, progress=progress)
     files = result.write(out)
+    for part in out.glob("*.part"):
+        part.unlink()
     show(result)
     for note in result.notes():
         print(note)
     print(f"wrote {', '.join(map(str, files))}")
-    print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
+    if what == "report":
+        print(f"next: open {files[0]} in a browser")
+    else:
+        print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
     return 0
 
 
@@ -61,14 +73,14 @@ def sentence(function: Callable) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
 
-def options(function: Callable[..., Result]) -> type:
+def options(function: Callable[..., Result | Report]) -> type:
     """A dataclass of what an analysis takes: models, its own keyword arguments, the setting, the folder to write to."""
     texts = {param.arg_name: param.description for param in docstring_parser.parse(function.__doc__ or "").params}
     hints = get_type_hints(function, include_extras=True)
     models = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...", help=texts["models"])]
     fields: list[Any] = [("models", models)]
     for name, parameter in inspect.signature(function).parameters.items():
-        if name not in ("models", "setting", "progress"):
+        if name not in ("models", "setting", "parts", "progress"):
             hint = Annotated[hints[name], tyro.conf.arg(help=texts[name])]
             fields.append((name, hint, field(default=parameter.default)))
     fields.append(("setting", Setting, field(default=Setting())))
@@ -103,7 +115,7 @@ def shown(what: str) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def show(result: Result) -> None:
+def show(result: Result | Report) -> None:
     """The rows of a result as a table; the middle of many is left out."""
     rows = result.rows()
     table = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
