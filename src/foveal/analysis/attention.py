@@ -12,7 +12,7 @@ from torch import nn
 from .._errors import UserError
 from ._attention import Attention, read_attention
 from ._capture import check_layers
-from ._result import Result, broken, new_figure, overlay, slug, spread
+from ._result import Result, broken, new_figure, overlay, scale, slug, spread
 from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 NUM_IMAGES = 3
@@ -26,8 +26,8 @@ class AttentionMaps(Result):
     Attributes:
         pictures: for each model what it saw, [n, H, W, 3] in 0..1.
         maps: for each model, kind of attention and layer what each position gets, [n, h, w]; with queries what each
-            position gets from that query. The fusion of MAT has the norm of what each position gets. Positions that take
-            no part are NaN.
+            position gets from that query. The fusion of MAT has the norm of what each position gets. NaN is what takes
+            no part.
         unread: for each model the layers whose weights cannot be read, and why.
         queries: the positions asked for, as shares of height and width.
     """
