@@ -18,4 +18,20 @@ ANALYSES: dict[str, Callable[..., Result]] = {
     for function in [fourier, attention, similarity, tokens, gradcam, receptive, interaction]
 }
 
-__all__ = ["ANALYSES", "Report", "Result", "Setting", "Subject", "load_pictures", "load_subject", "report", *ANALYSES]
+__all__ = [
+    "ANALYSES",
+    "Report",
+    "Result",
+    "Setting",
+    "Subject",
+    "attention",
+    "fourier",
+    "gradcam",
+    "interaction",
+    "load_pictures",
+    "load_subject",
+    "receptive",
+    "report",
+    "similarity",
+    "tokens",
+]

@@ -27,7 +27,7 @@ class Attention:
 
     Attributes:
         kind: what it is called: ``attention``, ``windows``, ``C-MHSA``, ``abstraction``, ``fusion``, ...
-        received: what each position gets, a mean over heads and queries, [B, h, w].
+        received: what each position gets, a mean over heads and queries, [B, h, w]; NaN where it takes no part.
         weights: [B, windows, heads, queries, keys]; rows sum to 1 unless ``mixed``.
         mixed: the weights are behind an MLP over the heads (PartialFormer), so rows do not sum to 1.
         queries: rows and columns of the queries, where they are all positions of a map.
@@ -272,12 +272,14 @@ def read_partial(record: Record, recorder: Recorder, images: torch.Tensor) -> li
         return [Attention("attention", received, weights, mixed is not None, queries=grid, keys=grid)]
     index, count = record.chosen[0]
     own = weights.shape[-1] - index.shape[1]  # 1 where the abstract token is there, before the others
-    received = torch.zeros(len(index), count, device=index.device).scatter(1, index, received[:, own:])
+    none = torch.full((len(index), count), torch.nan, device=index.device)
+    received = none.scatter(1, index, received[:, own:])
     weights = weights[..., own:, own:]
     found = [Attention("foreground", received.unflatten(1, grid), weights, mixed is not None)]
     if module.attention == "partial":
         query = record.weights[-1][:, None, :, None]  # [B, 1, heads, 1, N]
-        found.append(Attention("query", query.mean((1, 2, 3)).unflatten(1, grid), query))
+        background = query.mean((1, 2, 3)).scatter(1, index, torch.nan)
+        found.append(Attention("query", background.unflatten(1, grid), query))
     return found
 
 

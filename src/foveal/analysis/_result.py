@@ -86,7 +86,8 @@ class Result(ABC):
         try:
             out.mkdir(parents=True, exist_ok=True)
             files = [out / f"{self.what}.npz"]
-            np.savez_compressed(files[0], metadata=np.array(json.dumps(self.metadata())), **self.data())
+            arrays: dict[str, Any] = {"metadata": np.array(json.dumps(self.metadata())), **self.data()}
+            np.savez_compressed(files[0], **arrays)
             for name, figure in figures.items():
                 for suffix in ("png", "svg"):
                     files.append(out / f"{name}.{suffix}")
@@ -139,15 +140,21 @@ def slug(name: str) -> str:
 def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A grey picture [H, W, 3] of values in 0..1 under a map [h, w], enlarged and scaled from its least to its largest.
 
-    The colours of the map grow brighter as its values grow, so that it can be read on grey paper.
+    The colours of the map grow brighter as its values grow, so that it can be read on grey paper. Places that are NaN
+    stay grey. A map that is even up to rounding is shown at one half.
     """
     import matplotlib
 
     x = torch.as_tensor(values, dtype=torch.float32)[None, None]
-    x = F.interpolate(x, picture.shape[:2], mode="bilinear", align_corners=False)[0, 0]
-    x = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12)
-    grey = picture @ np.array([0.299, 0.587, 0.114])
-    return 0.35 * grey[..., None] + 0.65 * matplotlib.colormaps["viridis"](x.numpy())[..., :3]
+    there = x[x.isfinite()]
+    low, extent = there.min(), there.max() - there.min()
+    even = bool(extent <= 1e-4 * there.abs().max())
+    x = torch.where(x.isfinite(), torch.full_like(x, 0.5), x) if even else (x - low) / extent
+    smooth = dict(mode="bilinear", align_corners=False) if len(there) == x.numel() else dict(mode="nearest")
+    x = F.interpolate(x, picture.shape[:2], **smooth)[0, 0].numpy()  # pyright: ignore[reportArgumentType]
+    grey = (picture @ np.array([0.299, 0.587, 0.114]))[..., None]
+    colours = matplotlib.colormaps["viridis"](np.nan_to_num(x))[..., :3]
+    return np.where(np.isnan(x)[..., None], 0.7 * grey, 0.35 * grey + 0.65 * colours)
 
 
 def scale(cmap: str) -> Any:

@@ -51,8 +51,9 @@ class Setting:
         if self.size is not None and (len(self.size) not in (1, 2) or min(self.size) < 1):
             raise UserError(f"size takes one or two numbers above 0, got {self.size}")
         for name in ("num_images", "batch"):
-            if (getattr(self, name) or 1) < 1:
-                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 DEFAULT = Setting()

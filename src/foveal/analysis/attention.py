@@ -12,7 +12,7 @@ from torch import nn
 from .._errors import UserError
 from ._attention import Attention, read_attention
 from ._capture import check_layers
-from ._result import Result, broken, new_figure, overlay, slug, spread
+from ._result import Result, broken, new_figure, overlay, scale, slug, spread
 from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 NUM_IMAGES = 3
@@ -26,7 +26,8 @@ class AttentionMaps(Result):
     Attributes:
         pictures: for each model what it saw, [n, H, W, 3] in 0..1.
         maps: for each model, kind of attention and layer what each position gets, [n, h, w]; with queries what each
-            position gets from that query. The fusion of MAT has the norm of what each position gets.
+            position gets from that query. The fusion of MAT has the norm of what each position gets. NaN is what takes
+            no part.
         unread: for each model the layers whose weights cannot be read, and why.
         queries: the positions asked for, as shares of height and width.
     """
@@ -99,9 +100,9 @@ class AttentionMaps(Result):
                 for axes, layer in zip(line[1:], layers):
                     axes.imshow(overlay(picture, self.maps[model][kind][layer][number]))
                     axes.set_title(broken(layer), fontsize="xx-small")
-        figure.suptitle(
-            f"{model}: dark and blue least, bright and yellow most attention, each map by itself", fontsize="small"
-        )
+        bar = figure.colorbar(scale("viridis"), ax=grid, shrink=min(1.0, 2 / count), aspect=12)
+        bar.set_label("attention, each map from least (0) to most (1)", fontsize="x-small")
+        figure.suptitle(model, fontsize="small")
         return figure
 
 
@@ -182,10 +183,12 @@ def at_queries(found: Attention, queries: tuple[float, ...]) -> dict[str, torch.
 
 
 def spread_of(maps: np.ndarray) -> float:
-    """Mean entropy of maps [n, h, w] as distributions over positions, divided by its largest value; in 0..1."""
-    flat = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
-    if flat.shape[1] == 1:
+    """Mean entropy of maps [n, h, w] as distributions over the positions that take part, by its largest; in 0..1."""
+    flat = maps.reshape(len(maps), -1).astype(np.float64)
+    count = np.isfinite(flat[0]).sum()
+    if count == 1:
         return 1.0
+    flat = np.nan_to_num(flat)
     shares = flat / flat.sum(1, keepdims=True)
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(1)
-    return float(entropy.mean() / math.log(flat.shape[1]))
+    return float(entropy.mean() / math.log(count))

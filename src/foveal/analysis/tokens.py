@@ -86,9 +86,7 @@ class Tokens(Result):
                 axes.imshow(lit(picture, self.chosen[model][layer][number]))
                 if number == 0:
                     axes.set_title(broken(layer), fontsize="x-small")
-        figure.suptitle(
-            f"{model}: foreground tokens of the last block of each stage, the others dark", fontsize="small"
-        )
+        figure.suptitle(f"{model}: foreground bright, last block of each stage", fontsize="small")
         return figure
 
 
