@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -257,14 +258,14 @@ def test_windows_of_swin_are_rolled_back():
     with torch.no_grad():
         module.qkv.weight.zero_()
         module.qkv.bias[:96] = 1  # all queries are the same, and a key is the sum of its token
-        module.qkv.weight[96:192] = 0.001
+        module.qkv.weight[96:192] = 0.05
         module.relative_position_bias_table.zero_()
     images = torch.randn(1, 3, 112, 112)
     with capturing(found.model, ["layers.0.blocks.0"]) as seen:
         layers, _ = read_attention(found, images, ("layers.0.blocks.1",))
     received = layers["layers.0.blocks.1.attn"][0].received[0]
     total = seen["layers.0.blocks.0"][0].sum(-1)  # [28, 28]
-    inside = (slice(4, 11), slice(4, 11))  # a window of the shifted grid, which no mask cuts
+    inside = (slice(3, 10), slice(10, 17))  # a window of the shifted grid, which no mask cuts
     assert torch.corrcoef(torch.stack((received[inside].log().flatten(), total[inside].flatten())))[0, 1] > 0.999
 
 
@@ -314,6 +315,24 @@ def test_pairwise_is_the_slow_double_loop():
     assert torch.allclose(pairwise(rows), torch.stack(pairs).mean(0))
     assert torch.allclose(pairwise(rows[..., :1, :].expand(-1, -1, 4, -1)), torch.ones(2, 3, dtype=torch.float64))
     assert pairwise(rows[..., :1, :]).isnan().all()
+
+
+def test_similarity_of_all_tokens_of_partialformer(pictures):
+    """The rows of all N tokens, written out: one row for every background token, and none shares a key with others."""
+    found = subject("test_partialformer")
+    row = similarity([found], layers=("stages.3.blocks.0",), setting=SMALL).rows()[0]
+    layers, _ = read_attention(found, images_of(found, pictures), ("stages.3.blocks.0",))
+    foreground, query = layers["stages.3.blocks.0.attn"]
+    totals = []
+    for i in range(2):
+        chosen = foreground.received[i].isfinite().flatten()
+        for head in range(foreground.weights.shape[2]):
+            rows = query.weights[i, 0, head].expand(len(chosen), -1).clone()
+            rows[chosen] = 0
+            block = foreground.weights[i, 0, head]
+            rows[chosen.nonzero(), chosen.nonzero().T] = block
+            totals.append(pairwise(rows.double()))
+    assert row["queries of all tokens"] == pytest.approx(float(torch.stack(totals).mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [*(name for name in PEERS if name not in ("convnext_tiny", "resnet50")), *OURS])
@@ -369,10 +388,17 @@ def test_analyze_writes_data_and_figures(what, tmp_path, capsys):
         assert len(stored.files) > 1
     assert metadata["models"] == [{"model": "test_partialformer", "weights": "random, seed 0", "size": [64, 64]}]
     assert metadata["num_images"] == 2
-    assert Image.open(tmp_path / f"{what}.png").width > 300
+    with Image.open(tmp_path / f"{what}.png") as picture:
+        assert picture.width > 300
     assert (tmp_path / f"{what}.svg").read_text().startswith("<?xml")
     assert main(command) == 2
     assert "exists; nothing was overwritten" in capsys.readouterr().err
+
+
+def test_a_missing_matplotlib_is_said_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["analyze", "fourier", "test_mat", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "foveal: figures need matplotlib: pip install 'foveal[plot]'\n"
 
 
 def test_pictures_of_a_folder_and_a_run(tmp_path, capsys):
@@ -382,7 +408,7 @@ def test_pictures_of_a_folder_and_a_run(tmp_path, capsys):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(
             folder / f"{i}.png"
         )
-    timm.models.save_for_hf(timm.create_model("test_mat", num_classes=3), tmp_path / "run")
+    timm.models.save_for_hf(timm.create_model("test_mat", num_classes=3), tmp_path / "run", safe_serialization=True)
     command = [
         "analyze",
         "fourier",

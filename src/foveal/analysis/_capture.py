@@ -106,8 +106,10 @@ def capture_maps(
 def find_blocks(model: nn.Module, images: torch.Tensor, name: str) -> list[str]:
     """Names of the blocks of any timm model, in the order in which they end.
 
-    Blocks are what stands in a list (``nn.Sequential``, ``nn.ModuleList``), has two or more weights of its own, gives
-    a map, and holds no such module itself. Models without any have the levels of timm's ``feature_info``.
+    Blocks are what stands in a list (``nn.Sequential``, ``nn.ModuleList``), has two or more weights of its own and
+    gives a map. Of such modules inside one another the outer one is a stage, and no block, if it gives a map of the
+    same shape as one within; otherwise what is within is a part of a block. Models without any have the levels of
+    timm's ``feature_info``.
 
     Raises:
         UserError: there are neither.
@@ -122,7 +124,9 @@ def find_blocks(model: nn.Module, images: torch.Tensor, name: str) -> list[str]:
     with capturing(model, candidates) as seen:
         call(model, images[:1], name)
     maps = as_maps(seen, model, images.shape[-2:])
-    blocks = [block for block in maps if not any(other.startswith(f"{block}.") for other in maps)]
+    stages = {a for a in maps for b in maps if b.startswith(f"{a}.") and maps[a].shape == maps[b].shape}
+    inner = {b for a in maps for b in maps if b.startswith(f"{a}.") and a not in stages}
+    blocks = [block for block in maps if block not in stages | inner]
     return blocks or find_levels(model, name)
 
 

@@ -100,7 +100,7 @@ class AttentionMaps(Result):
                 for axes, layer in zip(line[1:], layers):
                     axes.imshow(overlay(picture, self.maps[model][kind][layer][number]))
                     axes.set_title(broken(layer), fontsize="xx-small")
-        bar = figure.colorbar(scale("viridis"), ax=grid, shrink=min(1.0, 2 / count), aspect=12)
+        bar = figure.colorbar(scale("viridis"), ax=grid, shrink=min(1.0, 2 / count), aspect=25, pad=0.01)
         bar.set_label("attention, each map from least (0) to most (1)", fontsize="x-small")
         figure.suptitle(model, fontsize="small")
         return figure

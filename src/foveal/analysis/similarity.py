@@ -15,7 +15,7 @@ from ._result import MARKERS, STYLES, Result, new_figure
 from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
 NUM_IMAGES = 64
-COLUMNS = ("queries", "queries of the mean head", "heads")
+COLUMNS = ("queries", "queries of all tokens", "queries of the mean head", "heads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Similarity(Result):
 
     Attributes:
         values: for each model and layer, means over pictures (and windows): between ``queries`` of a head, the mean
-            over heads; between ``queries of the mean head``; and between ``heads``. NaN where there is one alone.
+            over heads; between ``queries of all tokens``, which PartialFormer's background shares one of; between ``queries of the mean head``; and between ``heads``. NaN where there is one alone.
         unread: for each model the layers whose weights cannot be read, and why.
     """
 
@@ -63,7 +63,7 @@ class Similarity(Result):
                 values = [row[column] for row in layers.values()]
                 style = dict(linestyle=STYLES[i % len(STYLES)], marker=MARKERS[i % len(MARKERS)], markersize=4)
                 axes.plot(np.arange(1, len(values) + 1) - len(values), values, label=model, **style)
-            axes.set(xlabel="layers before the last", ylabel="mean cosine similarity", title=f"between {column}")
+            axes.set(xlabel="layer, counted from the last", ylabel="mean cosine similarity", title=f"between {column}")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(fontsize="x-small")
             axes.grid(alpha=0.3)
@@ -104,7 +104,7 @@ def similarity(
             found, unread[subject.name] = read_attention(subject, images, layers)
             for layer, kinds in found.items():
                 if kinds[0].weights.shape[-2] > 1:
-                    sums[layer] = sums.get(layer, 0) + len(images) * similarities(kinds[0])
+                    sums[layer] = sums.get(layer, 0) + len(images) * similarities(kinds)
             done += len(images)
             progress(done, len(subjects) * len(pictures))
         if not sums:
@@ -115,13 +115,19 @@ def similarity(
     )
 
 
-def similarities(attention: Attention) -> torch.Tensor:
-    """The three figures of ``COLUMNS`` of one layer, means over pictures and windows, [3]."""
-    weights = attention.weights.double()  # [B, windows, heads, M, keys]
+def similarities(kinds: list[Attention]) -> torch.Tensor:
+    """The figures of ``COLUMNS`` of one layer, means over pictures and windows, [4]."""
+    weights = kinds[0].weights.double()  # [B, windows, heads, M, keys]
     queries = pairwise(weights).mean()
+    every = queries
+    if kinds[0].kind == "foreground" and len(kinds) > 1:
+        # All rows of the background are the single query's; they and the foreground's rows share no key.
+        count, chosen = kinds[1].weights.shape[-1], weights.shape[-2]
+        others = count - chosen
+        every = (chosen * (chosen - 1) * queries + others * (others - 1)) / (count * (count - 1))
     mean_head = pairwise(weights.mean(2)).mean()
     heads = pairwise(weights.flatten(3)).mean()
-    return torch.stack((queries, mean_head, heads)).cpu()
+    return torch.stack((queries, every, mean_head, heads)).cpu()
 
 
 def pairwise(rows: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from .._errors import unknown
 from ..analysis import ANALYSES, Report, Result, Setting, report
-from ..analysis._result import check_new
+from ..analysis._result import check_new, new_figure
 from . import check_device
 
 COMMANDS: Mapping[str, Callable[..., Result | Report]] = {**ANALYSES, "report": report}
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         check_new(out, name)
     if "parts" in inspect.signature(function).parameters:
         values["parts"] = out
+    new_figure(1, 1)  # says now, and not behind minutes of work, that matplotlib is missing
     with shown(what) as progress:
         result = function(values.pop("models"), **values, progress=progress)
     files = result.write(out)
@@ -118,10 +119,15 @@ def shown(what: str) -> Iterator[Callable[[int, int], None]]:
 def show(result: Result | Report) -> None:
     """The rows of a result as a table; the middle of many is left out."""
     rows = result.rows()
-    table = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for i, row in enumerate(rows):
         if len(rows) <= ROWS or i < ROWS // 2 or i >= len(rows) - ROWS // 2:
             table.add_row(*(value if isinstance(value, str) else f"{value:.3g}" for value in row.values()))
         elif i == ROWS // 2:
-            table.add_row(f"... {len(rows) - ROWS} more, see the NPZ file")
-    Console(highlight=False).print(table)
+            table.add_row("...")
+    console = Console(highlight=False)
+    console.print(table)
+    if len(rows) > ROWS:
+        print(f"{len(rows) - ROWS} rows left out; all are in the NPZ file")
