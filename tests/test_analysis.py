@@ -174,6 +174,15 @@ def test_branches_of_emsnet_by_name():
     assert set(figures) == {"", "spectrum"} == set(result.captions())
 
 
+def test_whitening_takes_frequency_0_alone():
+    name = "stages.0.blocks.0.mixer.static.whiten"
+    result = fourier(["test_emsnet"], layers=(f"{name}:input", name), setting=SMALL)
+    before, after = (result.spectra["test_emsnet"][layer] for layer in (f"{name}:input", name))
+    assert before[8, 8] > after[8, 8] == pytest.approx(0, abs=1e-4)
+    before[8, 8] = after[8, 8]
+    assert np.allclose(before, after, atol=1e-4)
+
+
 # attention
 
 
@@ -320,9 +329,9 @@ def test_pairwise_is_the_slow_double_loop():
 def test_similarity_of_all_tokens_of_partialformer(pictures):
     """The rows of all N tokens, written out: one row for every background token, and none shares a key with others."""
     found = subject("test_partialformer")
-    row = similarity([found], layers=("stages.3.blocks.0",), setting=SMALL).rows()[0]
-    layers, _ = read_attention(found, images_of(found, pictures), ("stages.3.blocks.0",))
-    foreground, query = layers["stages.3.blocks.0.attn"]
+    row = similarity([found], layers=("stages.2.blocks.0",), setting=SMALL).rows()[0]
+    layers, _ = read_attention(found, images_of(found, pictures), ("stages.2.blocks.0",))
+    foreground, query = layers["stages.2.blocks.0.attn"]
     totals = []
     for i in range(2):
         chosen = foreground.received[i].isfinite().flatten()

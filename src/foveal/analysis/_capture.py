@@ -15,6 +15,13 @@ from torch import nn
 
 from .._errors import UserError, does_not_run, unknown
 
+INPUT = ":input"  # behind the name of a layer: what it gets instead of what it gives
+
+
+def module_name(layer: str) -> str:
+    """The module of a layer's name, which may end in ``:input``."""
+    return layer.removesuffix(INPUT)
+
 
 def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
     """Raise UserError, with the nearest names, for a layer that the model does not have."""
@@ -28,18 +35,19 @@ def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
 def capturing(model: nn.Module, layers: Iterable[str], graph: bool = False) -> Iterator[dict[str, torch.Tensor]]:
     """Inside, a call of the model fills the dictionary with the outputs of the layers, in the order in which they end.
 
-    Of a tuple or a list it is the first; of a layer that is called several times the last. ``graph`` keeps what leads
-    from the images to the outputs.
+    Of a tuple or a list it is the first; of a layer that is called several times the last. A name that ends in
+    ``:input`` is the module's first argument. ``graph`` keeps what leads from the images to the outputs.
 
     Raises:
         UserError: the model has no such layer.
     """
     layers = [*layers]
-    check_layers(model, layers)
+    check_layers(model, map(module_name, layers))
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            output = args if name.endswith(INPUT) else output
             output = output[0] if isinstance(output, (list, tuple)) else output
             if isinstance(output, torch.Tensor):
                 seen.pop(name, None)
@@ -47,7 +55,7 @@ def capturing(model: nn.Module, layers: Iterable[str], graph: bool = False) -> I
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    handles = [model.get_submodule(module_name(name)).register_forward_hook(keep(name)) for name in layers]
     try:
         yield seen
     finally:
@@ -155,7 +163,9 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
         if x.ndim == 4:
             fits = [is_grid(x.shape[i], x.shape[i + 1], height, width) for i in (2, 1)]
             readings[name] = [first for first, fit in zip((True, False), fits) if fit]
-    certain = [(type(model.get_submodule(name)), found[0]) for name, found in readings.items() if len(found) == 1]
+    certain = [
+        (type(model.get_submodule(module_name(name))), found[0]) for name, found in readings.items() if len(found) == 1
+    ]
     usual = sum(first for _, first in certain) * 2 >= len(certain)
     maps = {}
     for name, x in outputs.items():
@@ -165,7 +175,7 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
             if grid is not None:
                 maps[name] = x[:, prefix:].transpose(1, 2).unflatten(2, grid)
         elif readings.get(name):
-            kind = type(model.get_submodule(name))
+            kind = type(model.get_submodule(module_name(name)))
             same = [first for other, first in certain if other is kind]
             first = readings[name][0]
             if len(readings[name]) == 2:

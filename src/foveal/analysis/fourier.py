@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._errors import UserError
-from ._capture import capture_maps, check_layers, find_blocks
+from ._capture import capture_maps, check_layers, find_blocks, module_name
 from ._result import MARKERS, STYLES, Result, broken, new_figure, spread
 from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
@@ -136,7 +136,7 @@ def fourier(
 
     Args:
         models: names of timm models, folders of runs, or modules.
-        layers: names of modules; the blocks of each model without any.
+        layers: names of modules, NAME:input for what one gets; the blocks of each model without any.
         setting: what the models see.
         progress: called with the pictures done and their number.
 
@@ -145,7 +145,7 @@ def fourier(
     """
     subjects = load_subjects(models, setting)
     for subject in subjects:
-        check_layers(subject.model, layers)
+        check_layers(subject.model, map(module_name, layers))
     pictures = load_pictures(setting, NUM_IMAGES)
     curves: dict[str, dict[str, np.ndarray]] = {}
     spectra: dict[str, dict[str, np.ndarray]] = {}

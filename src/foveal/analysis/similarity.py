@@ -24,7 +24,8 @@ class Similarity(Result):
 
     Attributes:
         values: for each model and layer, means over pictures (and windows): between ``queries`` of a head, the mean
-            over heads; between ``queries of all tokens``, which PartialFormer's background shares one of; between ``queries of the mean head``; and between ``heads``. NaN where there is one alone.
+            over heads; between ``queries of all tokens``, which PartialFormer's background shares one of; between
+            ``queries of the mean head``; and between ``heads``. NaN where there is one alone.
         unread: for each model the layers whose weights cannot be read, and why.
     """
 
