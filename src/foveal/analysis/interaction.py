@@ -198,8 +198,8 @@ class Interaction(Result):
             {
                 "model": model,
                 **{f"J({m.orders[k]})": m.strength()[k] for k in shown},
-                "± mean": m.error().mean(),
-                "mean |I|": np.abs(m.values).mean(),
+                "±": m.error().mean(),
+                "|I|": f"{np.abs(m.values).mean():.0e}",
                 "passes": str(m.forwards),
                 "s": m.wall_s,
                 "model %": 100 * m.model_s / m.wall_s,
@@ -317,9 +317,9 @@ def interaction(
 
 
 def rounding_error(model: nn.Module, image: torch.Tensor, label: torch.Tensor, sampling: Sampling, batch: int) -> float:
-    """The mean difference of interactions in float32 from those in float64: one set for each of five orders."""
+    """The mean difference of interactions in float32 from those in float64: a set for up to three pairs and five orders."""
     once = replace(sampling, contexts=1)
-    units = [(0, 0, m) for m in spread(once.sizes(), 5)]
+    units = [(0, pair, m) for m in spread(once.sizes(), 5) for pair in range(min(3, once.pairs))]
     single, double = (
         measure(Timed(function), Masked(x, once.grid), label, once, units, batch)
         for function, x in [(model, image), (copy.deepcopy(model).cpu().double(), image.cpu().double())]
