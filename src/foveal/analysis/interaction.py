@@ -317,7 +317,7 @@ def interaction(
 
 
 def rounding_error(model: nn.Module, image: torch.Tensor, label: torch.Tensor, sampling: Sampling, batch: int) -> float:
-    """The mean difference of interactions in float32 from those in float64: a set for up to three pairs and five orders."""
+    """The mean difference of interactions in float32 from those in float64, of at most three pairs and five orders."""
     once = replace(sampling, contexts=1)
     units = [(0, pair, m) for m in spread(once.sizes(), 5) for pair in range(min(3, once.pairs))]
     single, double = (
