@@ -175,7 +175,7 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
             if grid is not None:
                 maps[name] = x[:, prefix:].transpose(1, 2).unflatten(2, grid)
         elif readings.get(name):
-            kind = type(model.get_submodule(module_name(name)))
+            kind = kinds[name]
             same = [first for other, first in certain if other is kind]
             first = readings[name][0]
             if len(readings[name]) == 2:
