@@ -217,7 +217,7 @@ def shade(share: float) -> Any:
 
 
 def contrast(spectrum: np.ndarray) -> np.ndarray:
-    """A spectrum of any magnitude as log amplitude scaled to 0..1; the lowest hundredth is cut, as of a mean removed."""
+    """A spectrum of any magnitude as log amplitude scaled to 0..1; the lowest hundredth, as a removed mean, is cut."""
     x = np.log(np.expm1(spectrum) + 1e-12)
     low, high = np.percentile(x, 1), x.max()
     return np.clip((x - low) / max(high - low, 1e-12), 0, 1)
