@@ -163,9 +163,8 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
         if x.ndim == 4:
             fits = [is_grid(x.shape[i], x.shape[i + 1], height, width) for i in (2, 1)]
             readings[name] = [first for first, fit in zip((True, False), fits) if fit]
-    certain = [
-        (type(model.get_submodule(module_name(name))), found[0]) for name, found in readings.items() if len(found) == 1
-    ]
+    kinds = {name: type(model.get_submodule(module_name(name))) for name in readings}
+    certain = [(kinds[name], found[0]) for name, found in readings.items() if len(found) == 1]
     usual = sum(first for _, first in certain) * 2 >= len(certain)
     maps = {}
     for name, x in outputs.items():
@@ -175,7 +174,7 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
             if grid is not None:
                 maps[name] = x[:, prefix:].transpose(1, 2).unflatten(2, grid)
         elif readings.get(name):
-            kind = type(model.get_submodule(module_name(name)))
+            kind = kinds[name]
             same = [first for other, first in certain if other is kind]
             first = readings[name][0]
             if len(readings[name]) == 2:

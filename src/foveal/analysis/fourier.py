@@ -103,8 +103,12 @@ class Fourier(Result):
         return figure
 
     def draw_spectra(self) -> Any:
-        """Two-dimensional spectra, one row a model (figures 3.6, 3.8, 3.10)."""
-        shown = {model: spread([*spectra.items()], SHOWN) for model, spectra in self.spectra.items()}
+        """Two-dimensional spectra, one row a model (figures 3.6, 3.8, 3.10).
+
+        Blocks have one scale. Branches that are named differ by orders of magnitude, so each of them has its own.
+        """
+        most = max(map(len, self.spectra.values())) if self.named else SHOWN
+        shown = {model: spread([*spectra.items()], most) for model, spectra in self.spectra.items()}
         columns = max(map(len, shown.values()))
         figure = new_figure(1.7 * columns + 1, 1.9 * len(shown) + 0.5)
         grid = figure.subplots(len(shown), columns, squeeze=False)
@@ -116,12 +120,16 @@ class Fourier(Result):
                 axes.axis("off")
             for axes, (layer, spectrum) in zip(line, row):
                 axes.axis("on")
-                image = axes.imshow(spectrum, cmap="viridis", extent=(-1, 1, -1, 1), **scale)
+                look: dict[str, Any] = dict(cmap="viridis", extent=(-1, 1, -1, 1))
+                image = (
+                    axes.imshow(contrast(spectrum), **look) if self.named else axes.imshow(spectrum, **look, **scale)
+                )
                 axes.set_xticks([-1, 0, 1], [r"$-\pi$", "0", r"$\pi$"], fontsize="x-small")
                 axes.set_yticks([-1, 0, 1], [r"$-\pi$", "0", r"$\pi$"], fontsize="x-small")
                 axes.set_title(broken(layer), fontsize="x-small")
             line[0].set_ylabel(model, fontsize="small")
-        figure.colorbar(image, ax=grid, label="log(1 + amplitude)", shrink=0.9)
+        label = "log amplitude, each\nfrom least to most" if self.named else "log(1 + amplitude)"
+        figure.colorbar(image, ax=grid, label=label, shrink=0.9, aspect=25, pad=0.01)
         return figure
 
 
@@ -206,3 +214,10 @@ def shade(share: float) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["viridis_r"](0.1 + 0.9 * share)
+
+
+def contrast(spectrum: np.ndarray) -> np.ndarray:
+    """A spectrum of any magnitude as log amplitude scaled to 0..1; the lowest hundredth, as a removed mean, is cut."""
+    x = np.log(np.expm1(spectrum) + 1e-12)
+    low, high = np.percentile(x, 1), x.max()
+    return np.clip((x - low) / max(high - low, 1e-12), 0, 1)
