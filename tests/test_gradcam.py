@@ -30,32 +30,32 @@ def channels_last(x):
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "to_map"),
+    ("name", "layer", "to_map", "size", "class_index"),
     [
-        ("resnet18", "layer4", None),
-        ("resnet18", "layer2.0.conv1", None),
-        ("test_emsnet", "stages.2", None),
-        ("test_mat", "stages.2", None),
-        ("test_mat", "stages.2.blocks.0", channels_last),
-        ("test_partialformer", "stages.3", None),
-        ("deit_tiny_patch16_224", "blocks.11.norm1", tokens),
-        ("swin_tiny_patch4_window7_224", "layers.3", channels_last),
+        ("resnet18", "layer4", None, 128, None),
+        ("resnet18", "layer4", None, 128, 7),
+        ("resnet18", "layer2.0.conv1", None, 128, None),
+        ("test_emsnet", "stages.2", None, 128, 7),
+        ("test_mat", "stages.2", None, 128, None),
+        ("test_mat", "stages.2.blocks.0", channels_last, 128, 7),
+        ("test_partialformer", "stages.3", None, 128, None),
+        ("deit_tiny_patch16_224", "blocks.11.norm1", tokens, 224, None),
+        ("swin_tiny_patch4_window7_224", "layers.3", channels_last, 224, None),
     ],
 )
-@pytest.mark.parametrize("class_index", [None, 7])
-def test_same_as_the_package(name, layer, to_map, class_index):
+def test_same_as_the_package(name, layer, to_map, size, class_index):
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     model = create(name)
-    images = torch.randn(2, 3, 224, 224)
+    images = torch.randn(2, 3, size, size)
     targets = None if class_index is None else [ClassifierOutputTarget(class_index)] * 2
     with GradCAM(model, [model.get_submodule(layer)], to_map) as oracle:
         expected = oracle(images, targets)
     labels, maps = cams(load_subject(model, Setting()), layer, images, class_index)
     with torch.no_grad():
         assert labels.tolist() == (model(images).argmax(dim=1).tolist() if class_index is None else [7, 7])
-    assert maps.shape == (2, 224, 224)
+    assert maps.shape == (2, size, size)
     assert expected.max(axis=(1, 2)).max() > 0.99
     assert np.abs(maps.numpy() - expected).max() < 1e-3
 
@@ -67,7 +67,7 @@ def test_default_layer_of_ours_is_the_last_stage(name):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_every_model(name):
-    found = gradcam([name], setting=Setting(num_images=1))
+    found = gradcam([name], setting=Setting(num_images=1, size=(64,)))
     assert found.maps[name].max() == 1
     assert found.maps[name].min() == 0
 

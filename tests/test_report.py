@@ -60,7 +60,7 @@ def test_what_it_says(written):
         for caption in found.results[what].captions().values():
             assert html.escape(caption) in page
     assert "Left out: EMSNet is no classifier" in page
-    assert found.notes() == ["gradcam leaves out EMSNet is no classifier: it gives [2, 40] for 2 pictures"]
+    assert found.notes() == ["left out of gradcam: EMSNet is no classifier: it gives [2, 40] for 2 pictures"]
     assert [row["left out"] for row in found.rows()] == ["0", "1", "0"]
     assert all(file.exists() for file in files)
 

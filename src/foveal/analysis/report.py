@@ -18,7 +18,7 @@ from .._errors import UserError, first_line, unknown
 from ._result import DPI, Result, check_new
 from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
 
-COST = {"interaction": 20}  # about, where another analysis costs 1; for the time left
+COST = {"interaction": 100}  # about, where another analysis costs 1; for the time left
 CSS_DPI = 96  # pixels an inch, in which a browser shows a figure at its size
 
 
@@ -50,7 +50,7 @@ class Report:
         ]
 
     def notes(self) -> list[str]:
-        return [f"{what} leaves out {line}" for what, without in self.left_out.items() for line in reasons(without)]
+        return [f"left out of {what}: {line}" for what, without in self.left_out.items() for line in reasons(without)]
 
     def write(self, out: Path) -> list[Path]:
         """Write report.html and the files of each analysis into a folder.
@@ -116,7 +116,7 @@ PAGE = """<!DOCTYPE html>
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #111; background: #fff; }
-body { max-width: 75rem; margin: 0 auto; padding: 1rem; }
+body { max-width: 110rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.4rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; border-bottom: 1px solid #999; margin-top: 2rem; }
 nav a { display: inline-block; margin: 0 .8rem .4rem 0; }
