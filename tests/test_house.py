@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "foveal"
 MAY_IMPORT = {  # docs/architecture.md says why
     "layers": set(),
     "backbones": {"layers"},
+    "analysis": {"data"},
     "bench": set(),
     "fidelity": {"backbones", "bench", "detection", "keypoints", "segmentation"},
     "data": set(),
@@ -27,7 +28,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "tasks": {"data", "detection", "keypoints", "metrics", "necks", "segmentation"},
     "engine": {"tasks"},
     "recipes": {"data", "engine", "tasks"},
-    "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "tasks"},
+    "cli": {"analysis", "bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "tasks"},
 }
 
 

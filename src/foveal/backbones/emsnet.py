@@ -181,6 +181,17 @@ class ScaleBranch(nn.Module):
         return self.prop(self.mixer(self.embed(x)), x.shape[1], x.shape[2])
 
 
+class Whiten(nn.Module):
+    """X - mean(X) over some axes (eq. 3.1), [B, H, W, C] -> [B, H, W, C]."""
+
+    def __init__(self, dims: Tuple[int, ...]):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(self.dims, keepdim=True)
+
+
 class StaticOperator(nn.Module):
     """Static operator (eq. 3.1-3.5), [B, H, W, C_s] -> [B, H, W, out_chs].
 
@@ -194,7 +205,7 @@ class StaticOperator(nn.Module):
 
     def __init__(self, dim: int, mixer: str, split: Tuple[float, ...], channel_split: bool, whiten_axis: str, **dd):
         super().__init__()
-        self.mean_dims = (1, 2) if whiten_axis == "spatial" else (3,)
+        self.whiten = Whiten((1, 2) if whiten_axis == "spatial" else (3,))
         self.gated = mixer == "gated"
         self.pw_in = pw(dim, 2 * dim if self.gated else dim, **dd)  # the 1x1 of eq. 3.1, and that of eq. 3.5
         self.dwconv = self.branch2 = self.branch4 = self.fuse = None
@@ -223,7 +234,7 @@ class StaticOperator(nn.Module):
         value = t
         if self.gated:
             t, value = t.chunk(2, dim=-1)
-        x = t - t.mean(self.mean_dims, keepdim=True)  # X_w, eq. 3.1
+        x = self.whiten(t)  # X_w
         if self.dwconv is None or self.branch2 is None:
             return x
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # X_m

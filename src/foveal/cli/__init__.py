@@ -16,6 +16,7 @@ COMMANDS = {
     "data": "formats of data, and what is wrong with some",
     "study": "train what is compared, and write what it shows",
     "bench": "cost and speed of several models side by side",
+    "analyze": "the thesis's figures for any model: spectra, attention, interactions, and what else it does",
     "tables": "the thesis's tables: reported beside measured here",
 }
 
