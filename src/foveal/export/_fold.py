@@ -49,3 +49,40 @@ def _foldable(norm: Any, names: dict[str, str]) -> bool:
 def _constants(conv: Any) -> tuple[Any, Any]:
     """Weight and bias, if any, of a convolution."""
     return conv.args[1], conv.args[2] if len(conv.args) > 2 else None
+
+
+def flatten_linears(program: ExportedProgram) -> int:
+    """Give every linear layer with a bias a list of tokens [N, C] in place of more dimensions; return how many.
+
+    ONNX has a product with a bias for matrices alone; for more dimensions it takes two operators, which a runtime fuses
+    only where all sizes are numbers.
+    """
+    graph, changed = program.graph_module.graph, 0
+    for node in list(graph.nodes):
+        if node.target is not ATEN.linear.default or len(node.args) < 3 or node.args[0].meta["val"].ndim < 3:
+            continue
+        x, weight, bias = node.args
+        with graph.inserting_before(node):
+            sizes = [_size(graph, x, axis) for axis in range(x.meta["val"].ndim - 1)]
+            tokens = _call(graph, ATEN.reshape.default, x, [-1, weight.meta["val"].shape[1]])
+            product = _call(graph, ATEN.linear.default, tokens, weight, bias)
+            result = _call(graph, ATEN.reshape.default, product, [*sizes, weight.meta["val"].shape[0]])
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+        changed += 1
+    program.graph_module.recompile()
+    return changed
+
+
+def _size(graph: Any, x: Any, axis: int) -> Any:
+    """A size of a tensor: a number, or the node of a symbol."""
+    size = x.meta["val"].shape[axis]
+    return size if isinstance(size, int) else _call(graph, ATEN.sym_size.int, x, axis)
+
+
+def _call(graph: Any, target: Any, *args: Any) -> Any:
+    """A new node with what it gives in its meta, as ``torch.export`` leaves it."""
+    node = graph.call_function(target, args)
+    values = torch.fx.node.map_arg(args, lambda arg: arg.meta["val"])
+    node.meta["val"] = target(*values)
+    return node

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
-from ._fold import fold_norms
+from ._fold import flatten_linears, fold_norms
 from ._source import Source
 
 BATCH = 2  # of the example: a batch of 1 would be taken for a constant
@@ -115,6 +115,7 @@ class Prepared:
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             fold_norms(program)
+            flatten_linears(program)
             self.programs[key] = program
         return self.programs[key]
 
