@@ -26,8 +26,9 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "segmentation": {"data", "necks"},
     "tasks": {"data", "detection", "keypoints", "metrics", "necks", "segmentation"},
     "engine": {"tasks"},
+    "export": {"data", "detection", "keypoints", "segmentation", "tasks"},
     "recipes": {"data", "engine", "tasks"},
-    "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "tasks"},
+    "cli": {"bench", "data", "detection", "engine", "export", "fidelity", "metrics", "recipes", "tasks"},
 }
 
 

@@ -4,6 +4,7 @@ from . import executorch, onnx, openvino, pt2  # noqa: F401 - the import enters 
 from ._export import Exported, export
 from ._source import Source, load_source
 from ._target import TARGETS, Options, Target, find
+from .evaluate import calibration, evaluate
 from .metadata import KEY, metadata
 from .parity import Parity, built_in, compare
 from .prepare import Prepared, prepare
@@ -18,7 +19,9 @@ __all__ = [
     "Source",
     "Target",
     "built_in",
+    "calibration",
     "compare",
+    "evaluate",
     "export",
     "find",
     "load_source",
