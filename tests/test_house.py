@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "foveal"
 MAY_IMPORT = {  # docs/architecture.md says why
     "layers": set(),
     "backbones": {"layers"},
-    "bench": set(),
+    "bench": {"export"},
     "fidelity": {"backbones", "bench", "detection", "keypoints", "segmentation"},
     "data": set(),
     "metrics": {"data"},

@@ -44,7 +44,8 @@ class Target:
         tolerance: for each dtype that it can do, the largest difference of an output that is no error, as a share of
             the output's largest value (below 1: of 1); None where the task's own figure has to say.
         convert: writes the file, and those beside it, and returns them all.
-        load: of a file, a function from images [B, 3, H, W] to the outputs, run by the target's own runtime.
+        load: of a file, a function from images [B, 3, H, W] to the outputs, run by the target's own runtime;
+            ``threads`` is 1, where the runtime has a say in it.
         read: of a file, the text of its metadata.
     """
 
@@ -56,7 +57,7 @@ class Target:
     dynamic: tuple[str, ...]
     tolerance: dict[str, float | None]
     convert: Callable[[Prepared, Path, str, Options], list[Path]]
-    load: Callable[[Path], Runner]
+    load: Callable[..., Runner]
     read: Callable[[Path], str]
 
     def check(self, dtype: str) -> None:

@@ -81,12 +81,12 @@ def quiet():
             logging.disable(level)
 
 
-def load(path: Path) -> Runner:
-    """Run a file in ONNX Runtime on one thread of the CPU."""
+def load(path: Path, threads: int = 1) -> Runner:
+    """Run a file in ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

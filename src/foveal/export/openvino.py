@@ -28,12 +28,12 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     return [path, path.with_suffix(".bin")]
 
 
-def load(path: Path) -> Runner:
-    """Run a file in OpenVINO on one thread of the CPU, in the precision that it has."""
+def load(path: Path, threads: int = 1) -> Runner:
+    """Run a file in OpenVINO on the CPU, in the precision that it has."""
     import openvino
 
     core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     model = core.compile_model(path, "CPU", settings)
     names = [output.get_any_name() for output in model.outputs]
 
