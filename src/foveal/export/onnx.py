@@ -44,7 +44,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     if options.dtype == "int8":
         from .quantize import static_int8
 
-        model = static_int8(model, options.calibration, options.per_channel)
+        model = static_int8(model, options.calibration, options.symmetric)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {KEY: text})
     onnx.save(model, path)
