@@ -33,6 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
 
 def source(task: str, head: str, body: str = "test_mat", size: int = 64, **args) -> Source:
     """An untrained model over a backbone, as if it came from a run."""
+    if head == "sparse_rcnn":
+        args["num_stages"] = 1  # each stage makes rounding four times as large, until it has learned
     model = ROOMS[task].build(head, body, 3, **args).eval()
     if head != "sparse_rcnn":  # whose boxes would not be finite
         randomize(model)
@@ -156,7 +158,7 @@ def test_decoding_for_graphs_is_that_of_the_detector(head):
     expected["pictures"] = np.repeat(np.arange(2), [len(one["boxes"]) for one in wanted])
     got = {name: value.numpy() for name, value in zip(names, found)}
     assert len(expected["boxes"]) > 4
-    own, other, same, either = paired(expected, got, 128)
+    own, other, same, either = paired(expected, got, 1e-4, 1e-2)
     assert same >= 0.98 * either
     for name in names:
         assert difference(own[name], other[name]) < 1e-4, name
@@ -224,9 +226,9 @@ def test_detections_that_are_missing_are_seen():
     all_of_them = {"boxes": boxes, "scores": np.array([0.9, 0.8]), "labels": np.array([0, 1])}
     all_of_them["pictures"] = np.array([0, 0])
     half = {name: value[:1] for name, value in all_of_them.items()}
-    assert paired(all_of_them, half, 64)[2:] == (1, 2)
-    assert paired(half, all_of_them, 64)[2:] == (1, 2)
-    assert paired({k: v[:0] for k, v in half.items()}, half, 64)[2:] == (0, 1)
+    assert paired(all_of_them, half, 1e-3, 0.1)[2:] == (1, 2)
+    assert paired(half, all_of_them, 1e-3, 0.1)[2:] == (1, 2)
+    assert paired({k: v[:0] for k, v in half.items()}, half, 1e-3, 0.1)[2:] == (0, 1)
 
 
 def test_smaller_types(prepared, pictures, tmp_path):
@@ -236,7 +238,7 @@ def test_smaller_types(prepared, pictures, tmp_path):
         done = export(prepared, TARGETS["onnx"], tmp_path, Options(True, dtype, calibration), pictures)
         size[dtype] = done.size
         figures = evaluate(prepared, TARGETS["onnx"], done.files[0], pictures, [0] * len(pictures))
-        assert set(figures) == {"agreement", "top1", "top1_of_model"}
+        assert set(figures) == {"agreement", "speed", "top1", "top1_of_model"}
         assert done.parity.differences["logits"] < {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}[dtype]
     assert size["int8"] < size["fp16"] < size["fp32"]
 

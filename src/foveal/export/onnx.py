@@ -1,14 +1,12 @@
 """ONNX files, run by ONNX Runtime."""
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .._errors import UserError, cause
+from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
 from .prepare import AXES, Prepared
@@ -47,14 +45,14 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     if options.dtype == "int8":
         from .quantize import static_int8
 
-        model = static_int8(model, options.calibration)
+        model = static_int8(model, options.calibration, options.symmetric)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {KEY: text})
     onnx.save(model, path)
     return [path]
 
 
-def _name_axes(model) -> None:
+def _name_axes(model: Any) -> None:
     """Give the free axes of the images their names, wherever they occur."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     names = {dims[axis].dim_param: name for axis, name in AXES.items()}
@@ -64,23 +62,6 @@ def _name_axes(model) -> None:
                 dim.dim_param = names[dim.dim_param]
 
 
-@contextlib.contextmanager
-def quiet():
-    """Without what exporters print and warn of on their way."""
-    level = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)
-
-
 def load(path: Path, threads: int = 1) -> Runner:
     """Run a file in ONNX Runtime on the CPU."""
     import onnxruntime
@@ -88,7 +69,7 @@ def load(path: Path, threads: int = 1) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
