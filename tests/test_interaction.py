@@ -13,7 +13,7 @@ from torch import nn
 from conftest import TINY
 from foveal._errors import UserError
 from foveal.analysis import Setting, interaction
-from foveal.analysis.interaction import Sampling, interactions, log_odds, neighbours
+from foveal.analysis.interaction import Masked, Sampling, interactions, log_odds, neighbours
 
 SMALL = Sampling(grid=4, orders=15, pairs=6, contexts=7)
 
@@ -115,6 +115,18 @@ def test_every_patch_is_as_likely_in_a_set():
     sampling = Sampling(grid=4, orders=3, pairs=1, contexts=2000)
     counts = sampling.sets(0, 0, 7).sum(axis=0)
     assert np.abs(np.delete(counts, sampling.pair(0, 0)) / 2000 - 0.5).max() < 0.05
+
+
+def test_patches_cover_every_pixel_once():
+    """Also where the grid does not divide the picture; what is shown is the picture to the bit."""
+    image = torch.randn(1, 3, 19, 33)
+    masked = Masked(image, 4)
+    found = masked(torch.eye(16, dtype=torch.bool))
+    shown = (found == image).all(dim=1)
+    assert (shown.sum(dim=0) == 1).all()
+    assert shown.flatten(1).any(dim=1).all()
+    assert (found.where(~shown[:, None], image.mean(dim=(2, 3), keepdim=True)) == masked.mean).all()
+    assert (masked(torch.ones(1, 16)) == image).all()
 
 
 def test_pairs_are_near_and_each_is_there_once():
