@@ -220,6 +220,13 @@ def test_rows_of_attention_sum_to_one(name, peers, pictures):
                 assert torch.allclose(total, torch.ones_like(total), atol=1e-5)
 
 
+def test_attention_between_channels_is_left_out(pictures):
+    found = subject("xcit_nano_12_p16_224")
+    layers, unread = read_attention(found, images_of(found, pictures))
+    assert [*layers] == ["cls_attn_blocks.0.attn", "cls_attn_blocks.1.attn"]
+    assert len(unread) == 12
+
+
 def test_attention_of_deit_by_hand(peers, pictures):
     found = peers["deit_tiny_patch16_224"]
     images = images_of(found, pictures)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .._errors import UserError
-from ._capture import call, check_layers, token_grid
+from ._capture import call, check_layers, is_grid, token_grid
 from ._subject import Subject
 
 
@@ -198,7 +198,9 @@ def read_shape(record: Record, recorder: Recorder, images: torch.Tensor) -> list
         raise Unreadable(f"weights of shape {list(weights.shape)}")
     weights = weights.unflatten(0, (len(images), -1))  # [B, windows, heads, queries, keys]
     if weights.shape[1] > 1:
-        return [_windows(record, weights)]
+        return [_windows(record, weights, images)]
+    if not {*weights.shape[-2:]} & token_counts(record):  # between channels, as XCiT's
+        raise Unreadable(f"{weights.shape[-2]} times {weights.shape[-1]} weights between what are no positions")
     model = recorder.model
     keys, prefix = find_grid(weights.shape[-1], record, model, images)
     received = weights.mean((1, 2, 3))[:, prefix:].unflatten(1, keys)
@@ -221,14 +223,26 @@ def find_grid(count: int, record: Record, model: nn.Module, images: torch.Tensor
     raise Unreadable(f"{count} tokens make no map")
 
 
-def _windows(record: Record, weights: torch.Tensor) -> Attention:
+def token_counts(record: Record) -> set[int]:
+    """Numbers of tokens that a module, or the one around it, may have got."""
+    counts = set()
+    for shape in record.inputs[:2]:
+        if len(shape) == 3:
+            counts.add(shape[1])
+        elif len(shape) == 4:
+            counts |= {shape[2], shape[3], shape[1] * shape[2], shape[2] * shape[3]}
+    return counts
+
+
+def _windows(record: Record, weights: torch.Tensor, images: torch.Tensor) -> Attention:
     """Swin's windows: rolled, then padded at the right and lower side, then cut row by row."""
     side: Any = getattr(record.module, "window_size", None)
-    map_shape = next((shape for shape in record.inputs if len(shape) == 4), None)
-    if side is None or map_shape is None:
+    maps = [(shape[i], shape[i + 1]) for shape in record.inputs if len(shape) == 4 for i in (1, 2)]
+    size = next((size for size in maps if is_grid(*size, *images.shape[-2:])), None)
+    if side is None or size is None:
         raise Unreadable(f"{weights.shape[1]} groups of {weights.shape[-1]} tokens, in an order that is not known")
     side = (side, side) if isinstance(side, int) else tuple(side)
-    received = tile(weights.mean((2, 3)), side, (map_shape[1], map_shape[2]))
+    received = tile(weights.mean((2, 3)), side, size)
     shift: Any = next((m.shift_size for m in record.around if hasattr(m, "shift_size")), 0)
     received = received.roll((shift, shift) if isinstance(shift, int) else tuple(shift), (1, 2))
     return Attention("windows", received, weights)
