@@ -18,7 +18,7 @@ from foveal._errors import UserError
 from foveal.data import JointAugment, Joints, JointTransform, stack_bodies
 from foveal.data._skeleton import pairs_of_sides, usual_sigmas
 from foveal.data.figures import JOINTS
-from foveal.data.joints import PADDING, inverse, warped
+from foveal.data.joints import PADDING, inverse, look, warped
 
 EARS = Joints(("nose", "left_ear", "right_ear"), ((0, 1), (0, 2)), ((1, 2),), (0.1, 0.1, 0.1))
 NONE = JointAugment(hflip=0.0, scale=0.0, rotation=0.0, half_body=0.0)
@@ -188,7 +188,7 @@ def test_a_body_with_few_joints_is_shown_whole():
     keypoints = person(np.random.default_rng(0))
     keypoints[8:, 2] = 0
     target = {"box": torch.tensor([30.0, 10.0, 90.0, 180.0]), "keypoints": torch.from_numpy(keypoints).float()}
-    whole = transform((64, 48), NONE, JOINTS).look(target["box"].tolist())
+    whole = look(target["box"].tolist(), (64, 48))
     augment = JointAugment(hflip=0.0, scale=0.0, rotation=0.0, half_body=1.0)
     sample = {"image": Image.new("RGB", (120, 200)), "name": "", "target": target}
     assert torch.equal(transform((64, 48), augment, JOINTS)(sample, dict)["matrix"], torch.from_numpy(whole).float())
