@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a classifier, a detector, a segmenter; without arguments a small classifier on built-in pictures",
     "eval": "how good a model is on labelled pictures: accuracy, average precision, mean IoU",
     "predict": "label pictures or their pixels, find objects in pictures and videos",
+    "export": "write a model for other runtimes, each file run and compared",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
     "bench": "cost and speed of several models side by side",

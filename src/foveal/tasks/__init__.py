@@ -2,7 +2,7 @@
 
 from .._models import weights_folder
 from ..data import BoxAugment, JointAugment, MaskAugment
-from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
+from ._classifier import AS_TRAINED, Classifier, Preprocessing, TimmClassifier, load_classifier
 from ._task import Card, Metric, Task, TaskArgs
 from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
@@ -42,6 +42,7 @@ __all__ = [
     "SegmenterModel",
     "Task",
     "TaskArgs",
+    "TimmClassifier",
     "Views",
     "kind_of",
     "load_classifier",

@@ -1,0 +1,27 @@
+"""Models of any task in other runtimes: one file per target, one graph for all; what is written is run and compared."""
+
+from . import onnx  # noqa: F401 - the import enters a target into TARGETS
+from ._export import Exported, export
+from ._source import Source, load_source
+from ._target import TARGETS, Options, Target, find
+from .metadata import KEY, metadata
+from .parity import Parity, built_in, compare
+from .prepare import Prepared, prepare
+
+__all__ = [
+    "KEY",
+    "TARGETS",
+    "Exported",
+    "Options",
+    "Parity",
+    "Prepared",
+    "Source",
+    "Target",
+    "built_in",
+    "compare",
+    "export",
+    "find",
+    "load_source",
+    "metadata",
+    "prepare",
+]

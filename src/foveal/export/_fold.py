@@ -1,0 +1,51 @@
+"""BatchNorm folded into the convolution before it, in an exported program."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+ATEN = torch.ops.aten
+
+
+def fold_norms(program: ExportedProgram) -> int:
+    """Fold every BatchNorm that alone reads a convolution whose weights nobody else has; return how many.
+
+    The shift takes the place of the norm's bias, which becomes that of the convolution. What the graph computes is the
+    same up to rounding.
+    """
+    graph, signature, state = program.graph_module.graph, program.graph_signature, program.state_dict
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    norms = [node for node in graph.nodes if node.target is ATEN.batch_norm.default and _foldable(node, names)]
+    for norm in norms:
+        conv, scale, shift, mean, var, _, _, eps, *_ = norm.args
+        weight, bias = _constants(conv)
+        transposed = conv.target is ATEN.conv_transpose2d.input
+        values: Any = [None if node is None else state[names[node.name]] for node in (weight, bias, mean, var)]
+        fused = fuse_conv_bn_weights(*values, eps, state[names[scale.name]], state[names[shift.name]], transposed)
+        for node, value in zip((weight, shift), fused):
+            state[names[node.name]] = nn.Parameter(value.detach(), requires_grad=False)
+        conv.args = (*conv.args[:2], shift, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+    program.graph_module.recompile()
+    return len(norms)
+
+
+def _foldable(norm: Any, names: dict[str, str]) -> bool:
+    """Whether a BatchNorm follows a convolution and both have their constants for themselves."""
+    conv, scale, shift, mean, var, training, *_ = norm.args
+    if conv.target not in (ATEN.conv2d.default, ATEN.conv_transpose2d.input) or len(conv.users) > 1:
+        return False
+    if conv.target is ATEN.conv_transpose2d.input and len(conv.args) > 6 and conv.args[6] != 1:  # groups
+        return False
+    constants = [node for node in (*_constants(conv), mean, var) if node is not None]
+    affine = scale is not None and shift is not None
+    return affine and not training and all(node.name in names and len(node.users) == 1 for node in (*constants, shift))
+
+
+def _constants(conv: Any) -> tuple[Any, Any]:
+    """Weight and bias, if any, of a convolution."""
+    return conv.args[1], conv.args[2] if len(conv.args) > 2 else None

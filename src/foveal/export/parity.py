@@ -1,0 +1,153 @@
+"""Whether a file computes what the model does, in the file's own runtime."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from .._errors import first_line
+from ..data import load_split
+from ._target import Options, Runner, Target
+from .prepare import BATCH, Prepared
+
+FOUND = 0.99  # share of detections that must be there again: some lie at a threshold
+SHARES = ((1.0, 1.0), (0.75, 1.0), (1.0, 1.25), (0.75, 0.6), (1.3, 0.9))  # of height and width, in unseen shapes
+BATCHES = (1, 1, 2, 3, 1)
+
+
+@dataclass
+class Parity:
+    """What came out of a comparison.
+
+    Attributes:
+        differences: of each output the largest, as a share of its largest value where that is above 1.
+        found: the share of detections that both have; 1 for other outputs.
+        shapes: that were run, [B, 3, H, W].
+        failed: what a shape raised, if one did.
+        tolerance: of the target; None where the task's own figure has to say.
+    """
+
+    tolerance: float | None
+    differences: dict[str, float] = field(default_factory=dict)
+    found: float = 1.0
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    failed: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all shapes ran, and differ within the tolerance."""
+        if self.failed:
+            return False
+        near = all(d <= self.tolerance for d in self.differences.values()) if self.tolerance is not None else True
+        return near and (self.found >= FOUND or self.tolerance is None)
+
+    def said(self) -> str:
+        """In one line."""
+        if self.failed:
+            return self.failed
+        parts = [f"{name} {value:.1e}" for name, value in self.differences.items()]
+        parts += [f"{100 * self.found:.1f} % of detections found"] if "pictures" in self.differences else []
+        return ", ".join(parts)
+
+
+def shapes(size: tuple[int, int], free: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Batch, height and width: the traced ones, then five that were not, odd and not square, as far as they may."""
+    height, width = size
+    if "batch" not in free and "height" not in free:
+        return [(1, height, width)] * 2
+    found = [(BATCH if "batch" in free else 1, height, width)]
+    for (h, w), batch in zip(SHARES, BATCHES):
+        sides = (int(h * height) | 1, int(w * width) | 1) if "height" in free else (height, width)
+        found.append((batch if "batch" in free else 1, *sides))
+    return found
+
+
+def batches(
+    pictures: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float], wanted: Sequence[tuple[int, int, int]]
+) -> list[np.ndarray]:
+    """Pictures, one after the other, as images of the wanted shapes, normalised."""
+    made, place = [], 0
+    for batch, height, width in wanted:
+        images = []
+        for _ in range(batch):
+            picture = pictures[place % len(pictures)].resize((width, height), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+            images.append(v2.functional.normalize(pixels, list(mean), list(std)))
+            place += 1
+        made.append(torch.stack(images).numpy())
+    return made
+
+
+def built_in(count: int) -> list[Image.Image]:
+    """Pictures that come with the package."""
+    data: Any = load_split(f"scenes:{count}", kind="detection")
+    return [data.picture(index) for index in range(len(data))]
+
+
+def compare(prepared: Prepared, target: Target, run: Runner, options: Options, pictures: list[Image.Image]) -> Parity:
+    """Run a file at the traced shape and at five that it has not seen, beside the definition.
+
+    Args:
+        run: the file in its runtime.
+        pictures: RGB; they are squeezed into each shape.
+    """
+    seen, parity = prepared.source.preprocessing, Parity(target.tolerance[options.dtype])
+    free = () if options.fixed else target.dynamic
+    found, wanted = [0, 0], shapes(prepared.size, free)
+    for images in batches(pictures, seen["mean"], seen["std"], wanted):
+        parity.shapes.append(images.shape)
+        expected = {name: value.numpy() for name, value in prepared.expected(torch.from_numpy(images)).items()}
+        try:
+            got = run(images)
+        except Exception as error:  # runtimes have no base of their errors
+            parity.failed = f"does not run at {'x'.join(map(str, images.shape))}: {first_line(error)}"
+            return parity
+        if missing := [name for name in expected if name not in got]:
+            parity.failed = f"has no output {', '.join(missing)}"
+            return parity
+        if prepared.counted:
+            expected, got, both, either = paired(expected, got, max(images.shape[2:]))
+            found[0], found[1] = found[0] + both, found[1] + either
+        for name, value in expected.items():
+            if got[name].shape != value.shape:
+                parity.failed = f"{name} is {list(got[name].shape)} and not {list(value.shape)} at {list(images.shape)}"
+                return parity
+            parity.differences[name] = max(parity.differences.get(name, 0.0), difference(value, got[name]))
+    parity.found = found[0] / found[1] if found[1] else 1.0
+    return parity
+
+
+def difference(expected: np.ndarray, got: np.ndarray) -> float:
+    """The largest, as a share of the largest expected value where that is above 1; infinite where one is not finite."""
+    if not expected.size:
+        return 0.0
+    if not np.isfinite(got).all():
+        return float("inf")
+    expected, got = expected.astype(np.float64), got.astype(np.float64)
+    return float(np.abs(expected - got).max() / max(1.0, np.abs(expected).max()))
+
+
+def paired(
+    expected: dict[str, np.ndarray], got: dict[str, np.ndarray], side: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int, int]:
+    """Detections of both lists that are the same object, in one order, how many these are, and how many there are.
+
+    Two are the same whose picture and label agree and whose boxes differ by at most a hundredth of the ``side``; scores
+    decide between several.
+    """
+    free, pairs = np.ones(len(got["scores"]), bool), []
+    for i in range(len(expected["scores"])):
+        same = free & (got["labels"] == expected["labels"][i]) & (got["pictures"] == expected["pictures"][i])
+        distance = np.abs(got["boxes"] - expected["boxes"][i]).max(1) / side
+        cost = np.where(same & (distance < 0.01), distance + np.abs(got["scores"] - expected["scores"][i]), np.inf)
+        if len(cost) and np.isfinite(cost).any():
+            j = int(cost.argmin())
+            free[j] = False
+            pairs.append((i, j))
+    rows, places = (np.array([pair[k] for pair in pairs], int) for k in (0, 1))
+    either = max(len(expected["scores"]), len(got["scores"]))
+    return {n: v[rows] for n, v in expected.items()}, {n: v[places] for n, v in got.items()}, len(pairs), either
