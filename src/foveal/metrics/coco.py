@@ -55,7 +55,9 @@ class CocoAP:
             UserError: an object has no mask; faster-coco-eval is not installed.
         """
         self._evaluated = {}
-        for prediction, target, size in zip(predictions, batch["target"], array(batch["original"]).tolist(), strict=True):
+        for prediction, target, size in zip(
+            predictions, batch["target"], array(batch["original"]).tolist(), strict=True
+        ):
             place = len(self.pictures)
             self.pictures.append({"id": target["image_id"], "height": size[0], "width": size[1]})
             columns = [_xywh(target["boxes"]), *(target[name].tolist() for name in ("labels", "crowd", "area"))]
