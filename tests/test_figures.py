@@ -6,7 +6,6 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-import torch
 
 from foveal._errors import UserError
 from foveal.data import load_data

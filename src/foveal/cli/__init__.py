@@ -4,9 +4,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-import torch
-
-from .._errors import UserError, first_line, unknown
+from .._errors import UserError, unknown
 
 COMMANDS = {
     "train": "train a classifier, a detector, a segmenter; without arguments a small classifier on built-in pictures",
@@ -18,6 +16,8 @@ COMMANDS = {
     "bench": "cost and speed of several models side by side",
     "tables": "the thesis's tables: reported beside measured here",
 }
+
+TORCH = ("torch", "torchvision", "timm", "safetensors")  # what exported files do without
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,22 +32,19 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS)
         return import_module(f".{argv[0]}", __name__).main(argv[1:])
+    except ModuleNotFoundError as error:
+        if error.name not in TORCH:
+            raise
+        print(
+            f"foveal: without {error.name} only exported .onnx files can be used: pip install foveal", file=sys.stderr
+        )
+        return 2
     except UserError as error:
         print(f"foveal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("foveal: interrupted", file=sys.stderr)
         return 130
-
-
-def check_device(name: str) -> str:
-    """The name of a device that this machine has; raises UserError."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        what = f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...)"
-        raise UserError(f"{what}: {first_line(error)}") from None
-    return name
 
 
 def changed(options: Any) -> dict[str, Any]:

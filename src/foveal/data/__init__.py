@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .._errors import UserError, some, unknown
+from ._arrays import ArrayBatches, OnImage
 from ._bodies import Bodies, Crop, MarkedBodies
 from ._class_map import IGNORED, class_map
 from ._decode import BadImage, decode_image, decoder, open_image
@@ -30,7 +31,7 @@ from .webdataset import webdataset
 from .yolo import is_yolo, yolo
 
 if TYPE_CHECKING:
-    from ._loader import Batches, OnImage
+    from ._loader import Batches
     from .boxes import BoxAugment, BoxTransform, stack_marked
     from .joints import JointAugment, JointTransform, stack_bodies
     from .masks import MaskAugment, MaskTransform, stack_masked
@@ -42,6 +43,7 @@ __all__ = [
     "SUFFIXES",
     "UNLABELLED",
     "VIDEO_SUFFIXES",
+    "ArrayBatches",
     "BadImage",
     "Batches",
     "Bodies",
@@ -90,7 +92,7 @@ __all__ = [
 ]
 
 OF_TENSORS = {  # by the file that holds it
-    "_loader": ("Batches", "OnImage"),
+    "_loader": ("Batches",),
     "boxes": ("BoxAugment", "BoxTransform", "stack_marked"),
     "joints": ("JointAugment", "JointTransform", "stack_bodies"),
     "masks": ("MaskAugment", "MaskTransform", "stack_masked"),

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ._array import array
-
 from .._errors import UserError
+from ._array import array
 
 NAMED = 40  # classes whose names still find room on the axes
 NUMBERED = 20  # classes whose cells still find room for a number

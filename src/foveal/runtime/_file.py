@@ -22,8 +22,11 @@ def is_exported(name: str) -> bool:
 class File:
     """An ONNX file with images as its only input, in ONNX Runtime on the CPU.
 
-    Attributes:
+    Args:
         name: its path.
+        quick: to be asked and not to be run.
+
+    Attributes:
         about: its metadata under ``KEY``; None in a file that foveal has not written.
         notes: all metadata, as text.
         batch: how many images it takes at once; None for any number.
@@ -33,7 +36,7 @@ class File:
         UserError: no such file, onnxruntime is not installed, no ONNX model, malformed metadata.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, quick: bool = False):
         if not Path(name).is_file():
             raise UserError(f"no such file: {name}")
         try:
@@ -42,6 +45,8 @@ class File:
             raise UserError("an ONNX file needs onnxruntime: pip install 'foveal[runtime]'") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors are raised
+        if quick:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self.session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no base of their own

@@ -18,6 +18,11 @@ TASKS: dict[str, Any] = {
 }
 
 
+def task_of(name: str) -> str:
+    """The task of an ONNX file; raises UserError."""
+    return _task(File(name, quick=True))
+
+
 def load(name: str, task: str | None = None, preprocessing: Preprocessing = AS_TRAINED) -> Any:
     """The model of an ONNX file.
 
@@ -35,9 +40,7 @@ def load(name: str, task: str | None = None, preprocessing: Preprocessing = AS_T
             was trained to see.
     """
     file = File(name)
-    found = "classification" if file.about is None else str(file.about.get("task"))
-    if found not in TASKS:
-        raise UserError(f"{name} has malformed metadata: unknown task {found!r}")
+    found = _task(file)
     if task is not None and task != found:
         what = "was not written by foveal and is taken for a classifier" if file.about is None else f"is for {found}"
         raise UserError(f"{name} {what}; expected a model for {task}")
@@ -46,3 +49,10 @@ def load(name: str, task: str | None = None, preprocessing: Preprocessing = AS_T
     if preprocessing != AS_TRAINED:
         raise UserError(f"{name} is for {found}: preprocessing can be changed of a classifier alone")
     return TASKS[found](file)
+
+
+def _task(file: File) -> str:
+    found = "classification" if file.about is None else str(file.about.get("task"))
+    if found not in TASKS:
+        raise UserError(f"{file.name} has malformed metadata: unknown task {found!r}")
+    return found

@@ -11,14 +11,18 @@ from ._pictures import enlarged, whole
 
 
 class Detector(Model):
-    """A detector of an ONNX file."""
+    """A detector of an ONNX file.
+
+    Attributes:
+        square: whether pictures are squeezed into a square.
+    """
 
     needs = ("boxes", "scores", "labels", "pictures")
 
     def _read(self) -> None:
         for name in ("image_size", "max_size", "pad"):
             self.config[name] = int(self.config[name])
-        self.config["square"] = bool(self.config["square"])
+        self.square = self.config["square"] = bool(self.config["square"])
 
     @property
     def masks(self) -> bool:

@@ -28,12 +28,13 @@ class KeypointModel(Model):
     def _read(self) -> None:
         _, height, width = self.config["input_size"]
         self.size, self.padding = (int(height), int(width)), float(self.config["padding"])
+        self.config |= dict(max_size=self.size[0], image_size=self.size[1], flip_test=bool(self.decoding["flip_test"]))
         self.fill = tuple(round(255 * value) for value in self.mean)
         about = self.decoding
         self.method, self.sigma, self.stride = str(about["method"]), float(about["sigma"]), int(about["stride"])
         if self.method not in ("quarter", "dark"):
             raise ValueError(f"unknown decoding {self.method!r}")
-        self.mirror, self.flip_test = [int(place) for place in about["mirror"]], bool(about["flip_test"])
+        self.mirror = [int(place) for place in about["mirror"]]
         pairs = tuple((a, b) for a, b in enumerate(self.mirror) if a < b)
         skeleton = tuple((int(a), int(b)) for a, b in about["skeleton"])
         self.joints = Joints(tuple(self.classes), skeleton, pairs, tuple(map(float, about["sigmas"])))
@@ -58,7 +59,7 @@ class KeypointModel(Model):
         """A batch -> for each body ``keypoints`` [K, 2] in pixels of its picture and ``scores`` [K]."""
         images = batch["image"]
         heatmaps = self.file.run(images)["heatmaps"]
-        if self.flip_test:
+        if self.config["flip_test"]:
             mirrored = self.file.run(images[..., ::-1])["heatmaps"]
             heatmaps = (heatmaps + mirrored[..., ::-1][:, self.mirror]) / 2
         positions, scores = decoded(heatmaps, self.method, self.sigma, self.stride)
@@ -158,4 +159,4 @@ def _at(maps: np.ndarray, places: np.ndarray, right: int, down: int) -> np.ndarr
 def _inside(heatmaps: np.ndarray, places: np.ndarray, border: int) -> np.ndarray:
     """bool [B, K]: which places have ``border`` pixels on every side."""
     last = np.array([heatmaps.shape[3], heatmaps.shape[2]]) - 1 - border
-    return ((places >= border) & (places <= last)).all(2)
+    return np.logical_and(places >= border, places <= last).all(axis=2)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .._errors import UserError
 from .._views import AT_ONCE, Views
 from ..data import IGNORED, MaskAugment, MaskTransform, stack_masked
 from ..metrics import MeanIoU
