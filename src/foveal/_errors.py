@@ -37,6 +37,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def cause(error: BaseException) -> str:
+    """What the error behind an error says, in one line: the first that was raised."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
 def does_not_run(model: str, error: Exception) -> UserError:
     """The error for a model that was built or called with what it does not take."""
     return UserError(f"{model} does not run at this setting: {first_line(error)}")

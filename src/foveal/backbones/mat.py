@@ -27,8 +27,8 @@ from ..layers import (
     ResidualDWConv,
     Stage,
     four_stages,
+    has_symbols,
     init_tokens,
-    is_exporting,
     is_fast_path,
     notrace,
 )
@@ -85,7 +85,7 @@ class MATAttention(nn.Module):
         B, H, W, C = x.shape
         wh = ww = self.window_size
         whole, spare = False, 1
-        if not is_exporting():  # where sizes may be symbols: no branch on them, and no size that could be 1
+        if not has_symbols(H, W):  # no branch on them, and no size that could be 1
             wh, ww = min(wh, H), min(ww, W)  # nothing to pad on maps smaller than a window
             whole, spare = H % wh == 0 and W % ww == 0, 0
         rows, cols = (H + wh - 1) // wh, (W + ww - 1) // ww

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._errors import UserError, first_line
+from .._errors import UserError, cause
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
 from .prepare import AXES, Prepared
@@ -37,7 +37,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
             assert exported is not None
             model = exported.model_proto
     except Exception as error:  # the exporter's errors have no base of their own
-        raise UserError(f"ONNX does not take {prepared.source.stem}: {first_line(error)}") from None
+        raise UserError(f"ONNX does not take {prepared.source.stem}: {cause(error)}") from None
     if free:
         _name_axes(model)
     if options.dtype == "fp16":
@@ -60,7 +60,8 @@ def _name_axes(model) -> None:
     names = {dims[axis].dim_param: name for axis, name in AXES.items()}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            dim.dim_param = names.get(dim.dim_param, dim.dim_param)
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from .._errors import UserError, first_line
+from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
 from ._fold import fold_norms
@@ -104,7 +104,7 @@ class Prepared:
                 with torch.no_grad():
                     program = torch.export.export(self.folded, (example,), dynamic_shapes=({**dims},) if dims else None)
             except Exception as error:  # torch.export has no base of its errors
-                raise UserError(f"torch.export does not take {self.source.stem}: {first_line(error)}") from None
+                raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             fold_norms(program)
             self.programs[key] = program
         return self.programs[key]
