@@ -28,7 +28,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "tasks": {"data", "detection", "keypoints", "metrics", "necks", "segmentation"},
     "engine": {"tasks"},
     "recipes": {"data", "engine", "tasks"},
-    "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "tasks"},
+    "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "runtime", "tasks"},
 }
 
 

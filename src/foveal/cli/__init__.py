@@ -35,9 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in TORCH:
             raise
-        print(
-            f"foveal: without {error.name} only exported .onnx files can be used: pip install foveal", file=sys.stderr
-        )
+        said = f"without {error.name} there are predict and eval of .onnx files alone: pip install foveal"
+        print(f"foveal: {said}", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"foveal: {error}", file=sys.stderr)

@@ -47,8 +47,8 @@ def evaluate(
             local-dir:FOLDER. A file needs no PyTorch.
         data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
         root: where a named data set lies, or the pictures of a COCO file.
-        boxes: where a keypoint estimator looks: the folder or the file of a detector, or COCO's results of one (.json); in
-            the marked boxes without it.
+        boxes: where a keypoint estimator looks: the folder or the file of a detector, or COCO's results of one
+            (.json); in the marked boxes without it.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class
             index or name, also behind the picture's name), or ImageNet-ReaL's real.json. Of a classifier.
         batch_size: pictures at once; without it 64 of a classifier, and 8 of others.

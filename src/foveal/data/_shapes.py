@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ def fitted(size: Sequence[int], shorter: int, longest: int) -> tuple[int, int]:
     return (short, long) if h <= w else (long, short)
 
 
-def tight(masks: np.ndarray) -> np.ndarray:
+def tight(masks: Any) -> np.ndarray:
     """Boxes float32 [n, 4] around masks bool [n, H, W]; zeros for a mask without a pixel."""
     rows, columns = masks.any(2), masks.any(1)
     first, last = (

@@ -11,7 +11,7 @@ def array(values: Any) -> np.ndarray:
 
 
 def best(scores: np.ndarray, number: int) -> np.ndarray:
-    """Places [B, number] of the highest of scores [B, classes], from high to low; of equal ones the first comes first."""
+    """Places [B, number] of the highest of scores [B, classes], high to low; of equal ones the first comes first."""
     if number == 1:
         return scores.argmax(1)[:, None]
     return (-scores).argsort(1, kind="stable")[:, :number]

@@ -159,4 +159,4 @@ def _at(maps: np.ndarray, places: np.ndarray, right: int, down: int) -> np.ndarr
 def _inside(heatmaps: np.ndarray, places: np.ndarray, border: int) -> np.ndarray:
     """bool [B, K]: which places have ``border`` pixels on every side."""
     last = np.array([heatmaps.shape[3], heatmaps.shape[2]]) - 1 - border
-    return np.logical_and(places >= border, places <= last).all(axis=2)
+    return np.asarray(((places >= border) & (places <= last)).all(2))
