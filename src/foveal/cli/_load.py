@@ -65,7 +65,8 @@ def batches_of(model: Any, data: Any, transform: Any, batch_size: int, workers: 
         return ArrayBatches(data, transform, batch_size, workers=workers, stack=stack)
     from ..data import Batches
 
-    return Batches(data, transform, batch_size, workers=workers, stack=stack)
+    given = {} if stack is None else {"stack": stack}
+    return Batches(data, transform, batch_size, workers=workers, **given)
 
 
 def environment_of(model: Any, device: str) -> dict[str, str]:
