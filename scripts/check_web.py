@@ -3,8 +3,8 @@
     python scripts/check_web.py RUN|FILE.onnx|MODEL... [--random-weights] [--threads 2]
 
 Needs npm and Chromium. onnxruntime-web is installed into a temporary folder, from which a server on this machine alone
-gives it to the browser, with the headers (COOP and COEP) without which a page has one thread. Prints for each model the
-largest difference of an output at shapes that it has not been traced at, and how long a picture takes in either runtime.
+gives it to the browser, with the headers (COOP and COEP) without which a page has one thread. Prints for each model
+the largest difference of an output at shapes that it was not traced at, and how long a picture takes in both runtimes.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from foveal.runtime._file import File
 
 WEB = "onnxruntime-web@1.30.0"
 SCRIPTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RUNS = 5  # of which the median counts
 SECONDS = 300  # that a model may take
 PAGE = """\
@@ -164,10 +165,8 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true", help="of timm models, as they are initialised")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    browser = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-    )
-    if not browser or not shutil.which("npm"):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None or shutil.which("npm") is None:
         sys.exit("this needs npm and Chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
