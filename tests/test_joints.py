@@ -136,7 +136,7 @@ def test_a_large_box_is_averaged():
     """A fine chessboard becomes grey, and no pattern of its own."""
     board = (np.indices((400, 300)).sum(0) % 2 * 255).astype(np.uint8)
     picture = Image.fromarray(np.repeat(board[..., None], 3, axis=2))
-    matrix = transform().look([30, 40, 270, 360])
+    matrix = look([30, 40, 270, 360], (64, 48))
     values = np.asarray(warped(picture, matrix, (64, 48), (0, 0, 0)))[4:-4, 4:-4]
     assert values.min() > 100
     assert values.max() < 155
@@ -144,9 +144,9 @@ def test_a_large_box_is_averaged():
 
 def test_turning_is_about_the_middle_of_the_box():
     for angle in (0, 30, -90, 170):
-        matrix = transform().look([20, 10, 60, 90], angle=angle)
+        matrix = look([20, 10, 60, 90], (64, 48), angle=angle)
         assert matrix @ [24, 32, 1] == pytest.approx([40, 50])
-    matrix = transform().look([20, 10, 60, 90], angle=90)
+    matrix = look([20, 10, 60, 90], (64, 48), angle=90)
     above = matrix @ [24, 31, 1] - [40, 50]
     assert above[0] < -1  # what is left of the middle of the picture stands above it: the picture is turned clockwise
     assert above[1] == pytest.approx(0)
