@@ -147,7 +147,7 @@ class DETR(SetDetector):
 
     def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One class for every query."""
-        scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
         scores, places = scores.topk(scores.shape[1])  # and not a stable sort, which ONNX does not have
         return scores, places, labels.gather(1, places)
 

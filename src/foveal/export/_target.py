@@ -14,7 +14,7 @@ from .prepare import Prepared
 Runner: TypeAlias = Callable[[np.ndarray], dict[str, np.ndarray]]  # images -> outputs by their names
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Options:
     """How something is exported.
 

@@ -17,6 +17,7 @@ from ._fold import fold_norms
 from ._source import Source
 
 BATCH = 2  # of the example: a batch of 1 would be taken for a constant
+SMALLEST = 224  # EMSNet pools its map of stride 32 by 6
 AXES = {0: "batch", 2: "height", 3: "width"}
 
 
@@ -85,6 +86,14 @@ class Prepared:
         with torch.inference_mode():
             return {out.name: value for out, value in zip(self.outputs, self.graph(images), strict=True)}
 
+    def traced(self, free: tuple[str, ...]) -> tuple[int, int]:
+        """Height and width of what ``torch.export`` sees.
+
+        Where they are free no map may be one position wide, which would be taken for a constant, and both must differ.
+        """
+        height, width = (max(side, SMALLEST) if "height" in free else side for side in self.size)
+        return height, width + (32 if "height" in free and height == width else 0)
+
     def program(self, free: tuple[str, ...], most: dict[str, int] | None = None) -> ExportedProgram:
         """The graph by ``torch.export``, norms folded into convolutions.
 
@@ -98,7 +107,7 @@ class Prepared:
         key = free, tuple((most or {}).items())
         if key not in self.programs:
             batch = BATCH if "batch" in free else 1
-            example = torch.zeros(batch, 3, *self.size)
+            example = torch.zeros(batch, 3, *self.traced(free))
             dims = {axis: _dim(name, most) for axis, name in AXES.items() if name in free}
             try:
                 with torch.no_grad():
@@ -111,7 +120,7 @@ class Prepared:
 
 
 def _dim(name: str, most: dict[str, int] | None) -> Any:
-    return Dim(name, max=most[name]) if most else Dim.DYNAMIC
+    return Dim.DYNAMIC(max=most[name]) if most else Dim.DYNAMIC
 
 
 def folded(module: nn.Module) -> nn.Module:
