@@ -1,6 +1,7 @@
 """``foveal export MODEL [--to onnx,openvino,...] [--out FOLDER] [--dtype fp32]``"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ import tyro
 
 from .._errors import UserError
 from ..data import SUFFIXES, open_image
-from ..export import Options, built_in, export, find, load_source, prepare
+from ..export import LAYOUTS, Options, built_in, check_free, export, file_of, find, load_source, prepare
 from ._pictures import find_files
 
 PICTURES = 16  # that an export is run on, if none are given
@@ -29,6 +30,7 @@ def export_model(
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="H [W]")] = (),
     fixed: bool = False,
     raw: bool = False,
+    layout: Literal["none", "triton", "kserve"] = "none",
     random_weights: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -43,6 +45,7 @@ def export_model(
         size: height and width in pixels of the images that the graph is made with; those of the model without it.
         fixed: for one image of that size alone; otherwise batch, height and width are free.
         raw: of a detector and a segmenter the raw outputs, without decoding, suppression and enlargement.
+        layout: put an ONNX file into the folder that a server reads: triton, or kserve, which adds a manifest.
         random_weights: take a timm model as it is initialised.
         as_json: print a JSON object per file.
     """
@@ -51,6 +54,8 @@ def export_model(
         raise UserError(f"size takes one or two numbers of 32 or more, got {' '.join(map(str, size))}")
     for target in targets:
         target.check(dtype)
+        if layout != "none" and target.suffix != ".onnx":
+            raise UserError(f"--layout {layout} is for ONNX files; leave {target.name} out")
     source = load_source(model, random_weights=random_weights)
     prepared = prepare(source, raw=raw, size=(size[0], size[-1]) if size else None)
     files = find_files(images, SUFFIXES) if images else []
@@ -59,7 +64,11 @@ def export_model(
     for target in targets:
         options = Options(fixed=fixed, dtype=dtype)
         try:
+            if layout != "none":
+                check_free(file_of(prepared, target, out, options))
             done = export(prepared, target, out, options, pictures)
+            if layout != "none":
+                done = replace(done, files=LAYOUTS[layout](done.files[0]))
         except UserError as error:
             failed += 1
             print(f"{target.name}: {error}")
