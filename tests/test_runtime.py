@@ -11,6 +11,8 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,7 +24,7 @@ from foveal import runtime
 from foveal._errors import UserError
 from foveal.cli import main
 from foveal.data import BoxTransform, JointTransform, load_split, stack_bodies
-from foveal.export import KEY
+from foveal.export import KEY, LAYOUTS, check_free
 from foveal.keypoints import STRIDE, Estimator
 from foveal.runtime._pictures import classified, enlarged, whole
 from foveal.runtime.detection import pasted
@@ -330,7 +332,7 @@ FORBIDDEN = """
 import sys
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "timm", "safetensors", "torchcodec"):
+        if name.split(".")[0] in ("torch", "torchvision", "timm", "safetensors", "yaml"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
 sys.meta_path.insert(0, Forbid())
 from foveal.cli import main
@@ -409,3 +411,95 @@ def test_runs_and_files_have_loaders_of_their_own(files):
     with pytest.raises(UserError, match="expected a model for segmentation"):
         runtime.load(str(files / "bare.onnx"), "segmentation")
     assert runtime.KEY == KEY
+
+
+# servers
+
+
+TRITON = """
+name: "model_config.proto" package: "inference" syntax: "proto3"
+enum_type { name: "DataType"
+  value { name: "TYPE_INVALID" number: 0 } value { name: "TYPE_INT64" number: 9 } value { name: "TYPE_FP32" number: 11 }
+}
+message_type { name: "ModelInput"
+  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "data_type" number: 2 label: LABEL_OPTIONAL type: TYPE_ENUM type_name: ".inference.DataType" }
+  field { name: "dims" number: 4 label: LABEL_REPEATED type: TYPE_INT64 }
+}
+message_type { name: "ModelOutput"
+  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "data_type" number: 2 label: LABEL_OPTIONAL type: TYPE_ENUM type_name: ".inference.DataType" }
+  field { name: "dims" number: 3 label: LABEL_REPEATED type: TYPE_INT64 }
+  field { name: "label_filename" number: 4 label: LABEL_OPTIONAL type: TYPE_STRING }
+}
+message_type { name: "ModelDynamicBatching" }
+message_type { name: "ModelParameter" field { name: "string_value" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING } }
+message_type { name: "ModelConfig"
+  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "max_batch_size" number: 4 label: LABEL_OPTIONAL type: TYPE_INT32 }
+  field { name: "input" number: 5 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".inference.ModelInput" }
+  field { name: "output" number: 6 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".inference.ModelOutput" }
+  field { name: "dynamic_batching" number: 11 label: LABEL_OPTIONAL type: TYPE_MESSAGE
+    type_name: ".inference.ModelDynamicBatching" }
+  field { name: "parameters" number: 14 label: LABEL_REPEATED type: TYPE_MESSAGE
+    type_name: ".inference.ModelConfig.ParametersEntry" }
+  field { name: "backend" number: 17 label: LABEL_OPTIONAL type: TYPE_STRING }
+  nested_type { name: "ParametersEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".inference.ModelParameter" }
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def model_config() -> Any:
+    """The part of Triton's ModelConfig that is written; tritonclient, which has it all, pins an old ml-dtypes."""
+    pool = descriptor_pool.DescriptorPool()
+    file = text_format.Parse(TRITON, descriptor_pb2.FileDescriptorProto())
+    return message_factory.GetMessages([file], pool=pool)["inference.ModelConfig"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_folder_for_servers(files, model_config, tmp_path, task):
+    path = tmp_path / "a_name.onnx"
+    path.write_bytes((files / f"{task}.onnx").read_bytes())
+    check_free(path)
+    written = LAYOUTS["kserve"](path)
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == {*written}
+    assert runtime.load(str(tmp_path / "a_name" / "1" / "model.onnx")).file.about["task"] == task
+    config = text_format.Parse((tmp_path / "a_name" / "config.pbtxt").read_text(), model_config())
+    assert (config.name, config.backend) == ("a_name", "onnxruntime")
+    ours = [(value.name, [*value.dims]) for value in config.input]
+    if task == "detection":  # what is found is a list over the whole batch
+        assert (config.max_batch_size, config.HasField("dynamic_batching")) == (0, False)
+        assert ours == [("images", [-1, 3, -1, -1])]
+        assert [config.output[i].data_type for i in range(4)] == [11, 11, 9, 9]  # float32, int64
+        assert [*config.output[0].dims] == [3, 4]
+    else:
+        assert (config.max_batch_size, config.HasField("dynamic_batching")) == (16, True)
+        assert ours == [("images", [3, -1, -1])]
+    labels = tmp_path / "a_name" / config.output[0].label_filename
+    assert (labels.read_text() == "red\ng\nb\n") if task == "classification" else labels.is_dir()
+    assert json.loads(config.parameters[KEY].string_value)["task"] == task
+    manifest = yaml.safe_load((tmp_path / "inferenceservice.yaml").read_text())
+    assert manifest["metadata"]["name"] == "a-name"
+    assert manifest["spec"]["predictor"]["model"]["modelFormat"] == {"name": "triton"}
+    with pytest.raises(UserError, match="nothing was overwritten"):
+        check_free(path)
+
+
+@pytest.mark.slow
+def test_an_environment_without_torch(files, tmp_path):
+    """The two lines of docs/deploy.md."""
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "numpy", "pillow", "onnxruntime", "tyro", "rich"], check=True)
+    subprocess.run([*pip, "--no-deps", Path(__file__).parents[1]], check=True)
+    for task in TASKS:
+        command = [python, "-m", "foveal", "predict", files / f"{task}.onnx", files / "a.png", "--json"]
+        result = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=True)
+        assert json.loads(result.stdout)["picture"] == str(files / "a.png")
+    command = [python, "-c", "import importlib.util as u; print([u.find_spec(n) for n in ('torch', 'timm', 'yaml')])"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[None, None, None]"
