@@ -127,7 +127,7 @@ class DETR(SetDetector):
         memory = self.input_proj(x).flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, H*W, C]
         for layer in self.encoder:
             memory = layer(memory, positions, padding)
-        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        queries = self.query_embed.weight.expand(images.shape[0], -1, -1)
         objects, layers = torch.zeros_like(queries), []
         for layer in self.decoder:
             objects = layer(objects, queries, memory, positions, padding)

@@ -38,8 +38,8 @@ class DynamicConv(nn.Module):
     def forward(self, proposals: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Proposals [M, C], features of their boxes [M, bins, C] -> [M, C]."""
         first, second = self.kernels(proposals).chunk(2, dim=1)
-        x = features @ first.view(len(proposals), -1, self.dim_dynamic)  # [M, bins, dim_dynamic]
-        x = F.relu(self.norm1(x)) @ second.view(len(proposals), self.dim_dynamic, -1)
+        x = features @ first.view(proposals.shape[0], -1, self.dim_dynamic)  # [M, bins, dim_dynamic]
+        x = F.relu(self.norm1(x)) @ second.view(proposals.shape[0], self.dim_dynamic, -1)
         x = F.relu(self.norm2(x)).flatten(1)
         return F.relu(self.norm3(self.out(x)))
 
@@ -123,8 +123,8 @@ class SparseRCNN(SetDetector):
         maps = self.neck(self.backbone(images))
         scale = sizes.flip(1).repeat(1, 2)[:, None].float()  # [B, 1, 4]
         boxes = box_convert(self.boxes.float(), "cxcywh", "xyxy") * scale
-        x = self.features.expand(len(images), -1, -1)
-        pictures = torch.arange(len(images), device=images.device)[:, None].expand(-1, len(self.boxes)).flatten()
+        x = self.features.expand(images.shape[0], -1, -1)
+        pictures = torch.arange(images.shape[0], device=images.device)[:, None].expand(-1, len(self.boxes)).flatten()
         logits, corrected = [], []
         for stage in self.stages:
             features = pooled(maps, boxes.detach().flatten(0, 1), pictures, BINS)

@@ -4,6 +4,7 @@ from . import executorch, onnx, openvino, pt2  # noqa: F401 - the import enters 
 from ._export import Exported, export, file_of
 from ._source import Source, load_source
 from ._target import TARGETS, Options, Target, find
+from .evaluate import calibration, evaluate
 from .layout import LAYOUTS, check_free
 from .metadata import KEY, metadata
 from .parity import Parity, built_in, compare
@@ -20,8 +21,10 @@ __all__ = [
     "Source",
     "Target",
     "built_in",
+    "calibration",
     "check_free",
     "compare",
+    "evaluate",
     "export",
     "file_of",
     "find",

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution before it, in an exported program."""
+"""What is done to an exported program: BatchNorm goes into the convolution before it, memory is left to the runtime."""
 
 from typing import Any
 
@@ -49,3 +49,13 @@ def _foldable(norm: Any, names: dict[str, str]) -> bool:
 def _constants(conv: Any) -> tuple[Any, Any]:
     """Weight and bias, if any, of a convolution."""
     return conv.args[1], conv.args[2] if len(conv.args) > 2 else None
+
+
+def forget_layout(program: ExportedProgram) -> None:
+    """Take out what changes the layout of a map in memory, and nothing else."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is ATEN.contiguous.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    program.graph_module.recompile()

@@ -1,6 +1,7 @@
 """A model to export, of any task, with what is known of it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Source:
         name: what it was loaded from.
         task: classification, detection, segmentation or keypoints.
         model: a timm model, ``Detector``, ``Segmenter`` or ``Estimator``.
+        transform: from a sample of data to one with such an image; of a classifier from a picture to the image.
         architecture: timm's name of the model or the backbone.
         head: name of detector, segmenter or estimator.
         classes: their names, of an estimator those of its joints; None if they have none.
@@ -56,6 +58,7 @@ class Source:
     name: str
     task: str
     model: nn.Module
+    transform: Callable
     architecture: str
     head: str | None
     classes: list[str] | None
@@ -117,6 +120,7 @@ def _classifier(name: str, random_weights: bool) -> Source:
         name=_plain(name),
         task="classification",
         model=classifier.model,
+        transform=classifier.transform(),
         architecture=cfg["architecture"],
         head=None,
         classes=names,
@@ -147,6 +151,7 @@ def _transfer(trained: Any, kind: str, decoding: dict[str, Any]) -> Source:
         name=_plain(trained.name),
         task=kind,
         model=model,
+        transform=trained.transform(),
         architecture=config["architecture"],
         head=config[{"detection": "detector", "segmentation": "segmenter", "keypoints": "estimator"}[kind]],
         classes=trained.classes,
@@ -175,6 +180,6 @@ def _epoch(name: str) -> int | None:
     best = BEST[kind_of(name)].best
     try:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
-        return int(max(lines, key=lambda line: line[best])["epoch"])
+        return int(max((line for line in lines if line[best] is not None), key=lambda line: line[best])["epoch"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"cannot read {log}: {first_line(error)}") from None

@@ -28,7 +28,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     free = () if options.fixed else TARGET.dynamic
     height, width = prepared.traced(free)
     most = {"batch": 2 * LARGEST, "height": LARGEST * height, "width": LARGEST * width}
-    program = prepared.program(free, most if free else None)
+    program = prepared.program(free, most if free else None, layout=False)
     with quiet():
         from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

@@ -14,7 +14,9 @@ from ..data import load_split
 from ._target import Options, Runner, Target
 from .prepare import BATCH, Prepared
 
-FOUND = 0.99  # share of detections that must be there again: some lie at a threshold
+AGREED = 0.99  # share of predictions that must be the same in float32: some lie at a threshold
+NEAR = 0.02  # of the longer side, corners of boxes that are the same
+CERTAIN = 0.3  # score from which a detection counts in other precisions
 SHARES = ((1.0, 1.0), (0.75, 1.0), (1.0, 1.25), (0.75, 0.6), (1.3, 0.9))  # of height and width, in unseen shapes
 BATCHES = (1, 1, 2, 3, 1)
 
@@ -25,7 +27,8 @@ class Parity:
 
     Attributes:
         differences: of each output the largest, as a share of its largest value where that is above 1.
-        found: the share of detections that both have; 1 for other outputs.
+        agreed: the share of predictions that are the same: classes of pictures or pixels, places of joints, detections;
+            None where there are none.
         shapes: that were run, [B, 3, H, W].
         failed: what a shape raised, if one did.
         tolerance: of the target; None where the task's own figure has to say.
@@ -33,7 +36,7 @@ class Parity:
 
     tolerance: float | None
     differences: dict[str, float] = field(default_factory=dict)
-    found: float = 1.0
+    agreed: float | None = None
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     failed: str = ""
 
@@ -42,16 +45,17 @@ class Parity:
         """Whether all shapes ran, and differ within the tolerance."""
         if self.failed:
             return False
-        near = all(d <= self.tolerance for d in self.differences.values()) if self.tolerance is not None else True
-        return near and (self.found >= FOUND or self.tolerance is None)
+        if self.tolerance is None:
+            return all(np.isfinite(value) for value in self.differences.values())
+        return max(self.differences.values()) <= self.tolerance and (self.agreed is None or self.agreed >= AGREED)
 
     def said(self) -> str:
         """In one line."""
         if self.failed:
             return self.failed
         parts = [f"{name} {value:.1e}" for name, value in self.differences.items()]
-        parts += [f"{100 * self.found:.1f} % of detections found"] if "pictures" in self.differences else []
-        return ", ".join(parts)
+        agreed = "nothing was found" if self.agreed is None else f"{100 * self.agreed:.2f} % of predictions agree"
+        return f"largest difference {', '.join(parts)}; {agreed}"
 
 
 def shapes(size: tuple[int, int], free: Sequence[str]) -> list[tuple[int, int, int]]:
@@ -95,30 +99,57 @@ def compare(prepared: Prepared, target: Target, run: Runner, options: Options, p
         run: the file in its runtime.
         pictures: RGB; they are squeezed into each shape.
     """
-    seen, parity = prepared.source.preprocessing, Parity(target.tolerance[options.dtype])
-    free = () if options.fixed else target.dynamic
-    found, wanted = [0, 0], shapes(prepared.size, free)
-    for images in batches(pictures, seen["mean"], seen["std"], wanted):
-        parity.shapes.append(images.shape)
-        expected = {name: value.numpy() for name, value in prepared.expected(torch.from_numpy(images)).items()}
+    seen = prepared.source.preprocessing
+    wanted = shapes(prepared.size, () if options.fixed else target.dynamic)
+    return examined(
+        prepared, run, batches(pictures, seen["mean"], seen["std"], wanted), target.tolerance[options.dtype]
+    )
+
+
+def examined(prepared: Prepared, run: Runner, images: Sequence[np.ndarray], tolerance: float | None) -> Parity:
+    """A file beside the definition, on batches of normalised images [B, 3, H, W]."""
+    parity, same, all_of_them = Parity(tolerance), 0, 0
+    for batch in images:
+        parity.shapes.append(batch.shape)
+        expected = {name: value.numpy() for name, value in prepared.expected(torch.from_numpy(batch)).items()}
         try:
-            got = run(images)
+            got = run(batch)
         except Exception as error:  # runtimes have no base of their errors
-            parity.failed = f"does not run at {'x'.join(map(str, images.shape))}: {first_line(error)}"
+            parity.failed = f"does not run at {'x'.join(map(str, batch.shape))}: {first_line(error)}"
             return parity
         if missing := [name for name in expected if name not in got]:
             parity.failed = f"has no output {', '.join(missing)}"
             return parity
         if prepared.counted:
-            expected, got, both, either = paired(expected, got, max(images.shape[2:]))
-            found[0], found[1] = found[0] + both, found[1] + either
+            least = 0.0 if tolerance is not None else CERTAIN
+            expected, got, both, either = paired(expected, got, max(batch.shape[2:]), least)
+        else:
+            both, either = agreement(prepared.source.task, expected, got)
+        same, all_of_them = same + both, all_of_them + either
         for name, value in expected.items():
             if got[name].shape != value.shape:
-                parity.failed = f"{name} is {list(got[name].shape)} and not {list(value.shape)} at {list(images.shape)}"
+                parity.failed = f"{name} is {list(got[name].shape)} and not {list(value.shape)} at {list(batch.shape)}"
                 return parity
             parity.differences[name] = max(parity.differences.get(name, 0.0), difference(value, got[name]))
-    parity.found = found[0] / found[1] if found[1] else 1.0
+    parity.agreed = same / all_of_them if all_of_them else None
     return parity
+
+
+def agreement(task: str, expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> tuple[int, int]:
+    """How many predictions are the same, and how many there are, by outputs of one shape; raw detections have none."""
+    name = {"classification": "logits", "segmentation": "logits", "keypoints": "heatmaps"}.get(task)
+    if name is None or expected[name].shape != got[name].shape:
+        return 0, 0
+    if task == "keypoints":
+        width = expected[name].shape[3]
+        places = [
+            np.stack(np.divmod(maps[name].reshape(*maps[name].shape[:2], -1).argmax(2), width))
+            for maps in (expected, got)
+        ]
+        same = np.abs(places[0] - places[1]).max(0) <= 1  # the peak may lie between two
+    else:
+        same = expected[name].argmax(1) == got[name].argmax(1)
+    return int(same.sum()), same.size
 
 
 def difference(expected: np.ndarray, got: np.ndarray) -> float:
@@ -132,22 +163,23 @@ def difference(expected: np.ndarray, got: np.ndarray) -> float:
 
 
 def paired(
-    expected: dict[str, np.ndarray], got: dict[str, np.ndarray], side: int
+    expected: dict[str, np.ndarray], got: dict[str, np.ndarray], side: int, least: float = 0.0
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int, int]:
     """Detections of both lists that are the same object, in one order, how many these are, and how many there are.
 
-    Two are the same whose picture and label agree and whose boxes differ by at most a hundredth of the ``side``; scores
-    decide between several.
+    Two are the same whose picture and label agree and whose boxes differ by less than a fiftieth of the ``side``;
+    scores decide between several. Those of a score of ``least`` and more are counted.
     """
-    free, pairs = np.ones(len(got["scores"]), bool), []
-    for i in range(len(expected["scores"])):
+    free, pairs, both = np.ones(len(got["scores"]), bool), [], 0
+    for i, score in enumerate(expected["scores"]):
         same = free & (got["labels"] == expected["labels"][i]) & (got["pictures"] == expected["pictures"][i])
-        distance = np.abs(got["boxes"] - expected["boxes"][i]).max(1) / side
-        cost = np.where(same & (distance < 0.01), distance + np.abs(got["scores"] - expected["scores"][i]), np.inf)
-        if len(cost) and np.isfinite(cost).any():
+        distance = np.abs(got["boxes"] - expected["boxes"][i]).max(1, initial=0) / side
+        cost = np.where(same & (distance < NEAR), distance + np.abs(got["scores"] - score), np.inf)
+        if len(cost) and np.isfinite(cost.min()):
             j = int(cost.argmin())
             free[j] = False
             pairs.append((i, j))
+            both += score >= least
     rows, places = (np.array([pair[k] for pair in pairs], int) for k in (0, 1))
-    either = max(len(expected["scores"]), len(got["scores"]))
-    return {n: v[rows] for n, v in expected.items()}, {n: v[places] for n, v in got.items()}, len(pairs), either
+    either = max((scores >= least).sum() for scores in (expected["scores"], got["scores"]))
+    return {n: v[rows] for n, v in expected.items()}, {n: v[places] for n, v in got.items()}, int(both), int(either)

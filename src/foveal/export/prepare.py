@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
-from ._fold import fold_norms
+from ._fold import fold_norms, forget_layout
 from ._source import Source
 
 BATCH = 2  # of the example: a batch of 1 would be taken for a constant
@@ -94,17 +94,20 @@ class Prepared:
         height, width = (max(side, SMALLEST) if "height" in free else side for side in self.size)
         return height, width + (32 if "height" in free and height == width else 0)
 
-    def program(self, free: tuple[str, ...], most: dict[str, int] | None = None) -> ExportedProgram:
+    def program(
+        self, free: tuple[str, ...], most: dict[str, int] | None = None, *, layout: bool = True
+    ) -> ExportedProgram:
         """The graph by ``torch.export``, norms folded into convolutions.
 
         Args:
             free: which of batch, height and width may differ from the example's.
             most: of each, where a target has to know how large it can be.
+            layout: keep what changes the layout of maps in memory, which is for PyTorch alone.
 
         Raises:
             UserError: ``torch.export`` does not take the model.
         """
-        key = free, tuple((most or {}).items())
+        key = free, tuple((most or {}).items()), layout
         if key not in self.programs:
             batch = BATCH if "batch" in free else 1
             example = torch.zeros(batch, 3, *self.traced(free))
@@ -115,6 +118,8 @@ class Prepared:
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             fold_norms(program)
+            if not layout:
+                forget_layout(program)
             self.programs[key] = program
         return self.programs[key]
 
