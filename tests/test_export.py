@@ -156,7 +156,7 @@ def test_decoding_for_graphs_is_that_of_the_detector(head):
     expected["pictures"] = np.repeat(np.arange(2), [len(one["boxes"]) for one in wanted])
     got = {name: value.numpy() for name, value in zip(names, found)}
     assert len(expected["boxes"]) > 4
-    own, other, same, either = paired(expected, got, 128)
+    own, other, same, either = paired(expected, got, 1e-4, 1e-2)
     assert same >= 0.98 * either
     for name in names:
         assert difference(own[name], other[name]) < 1e-4, name
@@ -224,9 +224,9 @@ def test_detections_that_are_missing_are_seen():
     all_of_them = {"boxes": boxes, "scores": np.array([0.9, 0.8]), "labels": np.array([0, 1])}
     all_of_them["pictures"] = np.array([0, 0])
     half = {name: value[:1] for name, value in all_of_them.items()}
-    assert paired(all_of_them, half, 64)[2:] == (1, 2)
-    assert paired(half, all_of_them, 64)[2:] == (1, 2)
-    assert paired({k: v[:0] for k, v in half.items()}, half, 64)[2:] == (0, 1)
+    assert paired(all_of_them, half, 1e-3, 0.1)[2:] == (1, 2)
+    assert paired(half, all_of_them, 1e-3, 0.1)[2:] == (1, 2)
+    assert paired({k: v[:0] for k, v in half.items()}, half, 1e-3, 0.1)[2:] == (0, 1)
 
 
 def test_smaller_types(prepared, pictures, tmp_path):

@@ -27,8 +27,9 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "runtime": {"data"},
     "tasks": {"data", "detection", "keypoints", "metrics", "necks", "segmentation"},
     "engine": {"tasks"},
+    "export": {"data", "detection", "keypoints", "runtime", "segmentation", "tasks"},
     "recipes": {"data", "engine", "tasks"},
-    "cli": {"bench", "data", "detection", "engine", "fidelity", "metrics", "recipes", "runtime", "tasks"},
+    "cli": {"bench", "data", "detection", "engine", "export", "fidelity", "metrics", "recipes", "runtime", "tasks"},
 }
 
 

@@ -20,7 +20,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     with tempfile.TemporaryDirectory() as folder:
         (source,) = onnx.convert(prepared, Path(folder) / "model.onnx", text, onnx_options)
         try:
-            model = openvino.convert_model(source)
+            model = openvino.Core().read_model(source)  # and not convert_model, which reports its use
         except Exception as error:  # openvino's errors have no base of their own
             raise UserError(f"OpenVINO does not take {prepared.source.stem}: {cause(error)}") from None
         model.set_rt_info(text, [KEY])

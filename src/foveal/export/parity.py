@@ -15,7 +15,7 @@ from ._target import Options, Runner, Target
 from .prepare import BATCH, Prepared
 
 AGREED = 0.99  # share of predictions that must be the same in float32: some lie at a threshold
-NEAR = 0.02  # of the longer side, corners of boxes that are the same
+NEAR = 0.05  # in other precisions, of scores and of the longer side, of detections that are the same
 CERTAIN = 0.3  # score from which a detection counts in other precisions
 SHARES = ((1.0, 1.0), (0.75, 1.0), (1.0, 1.25), (0.75, 0.6), (1.3, 0.9))  # of height and width, in unseen shapes
 BATCHES = (1, 1, 2, 3, 1)
@@ -121,8 +121,8 @@ def examined(prepared: Prepared, run: Runner, images: Sequence[np.ndarray], tole
             parity.failed = f"has no output {', '.join(missing)}"
             return parity
         if prepared.counted:
-            least = 0.0 if tolerance is not None else CERTAIN
-            expected, got, both, either = paired(expected, got, max(batch.shape[2:]), least)
+            near, least = (NEAR, CERTAIN) if tolerance is None else (tolerance, 0.0)
+            expected, got, both, either = paired(expected, got, near, near * max(batch.shape[2:]), least)
         else:
             both, either = agreement(prepared.source.task, expected, got)
         same, all_of_them = same + both, all_of_them + either
@@ -163,18 +163,18 @@ def difference(expected: np.ndarray, got: np.ndarray) -> float:
 
 
 def paired(
-    expected: dict[str, np.ndarray], got: dict[str, np.ndarray], side: int, least: float = 0.0
+    expected: dict[str, np.ndarray], got: dict[str, np.ndarray], scores: float, pixels: float, least: float = 0.0
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int, int]:
     """Detections of both lists that are the same object, in one order, how many these are, and how many there are.
 
-    Two are the same whose picture and label agree and whose boxes differ by less than a fiftieth of the ``side``;
-    scores decide between several. Those of a score of ``least`` and more are counted.
+    Two are the same whose picture and label agree, whose scores differ by ``scores`` at most and whose corners by
+    ``pixels``; the nearest of several. Those of a score of ``least`` and more are counted.
     """
     free, pairs, both = np.ones(len(got["scores"]), bool), [], 0
     for i, score in enumerate(expected["scores"]):
         same = free & (got["labels"] == expected["labels"][i]) & (got["pictures"] == expected["pictures"][i])
-        distance = np.abs(got["boxes"] - expected["boxes"][i]).max(1, initial=0) / side
-        cost = np.where(same & (distance < NEAR), distance + np.abs(got["scores"] - score), np.inf)
+        distance, less = np.abs(got["boxes"] - expected["boxes"][i]).max(1, initial=0), np.abs(got["scores"] - score)
+        cost = np.where(same & (distance <= pixels) & (less <= scores), distance / pixels + less / scores, np.inf)
         if len(cost) and np.isfinite(cost.min()):
             j = int(cost.argmin())
             free[j] = False
