@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from timm.data import create_transform
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import foveal
+from conftest import randomize
 from foveal import runtime
 from foveal._errors import UserError
 from foveal.cli import main
@@ -30,7 +33,11 @@ from foveal.runtime._pictures import classified, enlarged, whole
 from foveal.runtime.detection import pasted
 from foveal.runtime.keypoints import decoded, smoothed
 from foveal.runtime.segmentation import likeliest
+from foveal.tasks import SegmentationArgs
 from foveal.tasks.keypoints import predict
+from test_predict_detection import save_run as save_detector
+from test_predict_keypoints import save
+from test_predict_keypoints import save_run as save_keypoints
 
 MEAN, STD = (0.5, 0.4, 0.6), (0.2, 0.3, 0.25)
 TASKS = ("classification", "detection", "segmentation", "keypoints")
@@ -503,3 +510,50 @@ def test_an_environment_without_torch(files, tmp_path):
         assert json.loads(result.stdout)["picture"] == str(files / "a.png")
     command = [python, "-c", "import importlib.util as u; print([u.find_spec(n) for n in ('torch', 'timm', 'yaml')])"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[None, None, None]"
+
+
+# the files that foveal writes
+
+
+def save_segmenter(folder: Path) -> None:
+    torch.manual_seed(0)
+    small = {"pyramid_channels": 16, "channels": 16}
+    args = SegmentationArgs(
+        model="test_mat", image_size=64, max_size=96, segmenter="semantic_fpn", segmenter_args=small
+    )
+    task = args.build(SimpleNamespace(classes=["a", "b", "c"]))
+    randomize(task.model)
+    save(task, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["detection", "masks", "segmentation", "keypoints"])
+def test_a_file_predicts_what_its_run_does(kind, tmp_path, pictures, capsys):
+    few = dict(rpn_post_nms_top_n_test=30, box_detections_per_img=10)
+    saving = {
+        "detection": partial(save_detector, detections_per_img=20),
+        "masks": partial(save_detector, detector="mask_rcnn", **few),
+        "segmentation": save_segmenter,
+        "keypoints": save_keypoints,
+    }
+    saving[kind](tmp_path / "run")
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "file")]) == 0
+    (file,) = (tmp_path / "file").glob("*.onnx")
+    extra = ["--threshold", 0] if kind in ("detection", "masks") else []
+    answers = [
+        lines(capsys, "predict", model, *sorted(tmp_path.glob("*.png")), "--json", *extra)
+        for model in (tmp_path / "run", file)
+    ]
+    assert len(answers[0]) == len(pictures)
+    for one, other in zip(*answers, strict=True):
+        if kind == "segmentation":
+            assert other["shares"] == pytest.approx(one["shares"], abs=2e-3)
+        elif kind == "keypoints":
+            places = [np.array(answer["keypoints"])[..., :2] for answer in (one, other)]
+            assert np.abs(places[0] - places[1]).max() < 0.1
+        else:  # images differ by a level here and there
+            assert np.array(other["scores"]) == pytest.approx(np.array(one["scores"]), abs=2e-3)
+            assert sorted(other["labels"]) == sorted(one["labels"])
+            assert len(other.get("masks", [])) == len(one.get("masks", []))
