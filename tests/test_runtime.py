@@ -518,9 +518,8 @@ def test_an_environment_without_torch(files, tmp_path):
 def save_segmenter(folder: Path) -> None:
     torch.manual_seed(0)
     small = {"pyramid_channels": 16, "channels": 16}
-    args = SegmentationArgs(
-        model="test_mat", image_size=64, max_size=96, segmenter="semantic_fpn", segmenter_args=small
-    )
+    args = SegmentationArgs(model="test_mat", segmenter="semantic_fpn", segmenter_args=small)
+    args.image_size, args.max_size = 64, 96
     task = args.build(SimpleNamespace(classes=["a", "b", "c"]))
     randomize(task.model)
     save(task, folder)
