@@ -236,7 +236,7 @@ def test_smaller_types(prepared, pictures, tmp_path):
         done = export(prepared, TARGETS["onnx"], tmp_path, Options(True, dtype, calibration), pictures)
         size[dtype] = done.size
         figures = evaluate(prepared, TARGETS["onnx"], done.files[0], pictures, [0] * len(pictures))
-        assert set(figures) == {"agreement", "top1", "top1_of_model"}
+        assert set(figures) == {"agreement", "speed", "top1", "top1_of_model"}
         assert done.parity.differences["logits"] < {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}[dtype]
     assert size["int8"] < size["fp16"] < size["fp32"]
 

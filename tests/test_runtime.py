@@ -505,9 +505,9 @@ def test_an_environment_without_torch(files, tmp_path):
     subprocess.run([*pip, "numpy", "pillow", "onnxruntime", "tyro", "rich"], check=True)
     subprocess.run([*pip, "--no-deps", Path(__file__).parents[1]], check=True)
     for task in TASKS:
-        command = [python, "-m", "foveal", "predict", files / f"{task}.onnx", files / "a.png", "--json"]
+        command = [python, "-m", "foveal", "predict", files / f"{task}.onnx", files / "a.png"]
         result = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=True)
-        assert json.loads(result.stdout)["picture"] == str(files / "a.png")
+        assert "a.png" in result.stdout.replace("\n", "")
     command = [python, "-c", "import importlib.util as u; print([u.find_spec(n) for n in ('torch', 'timm', 'yaml')])"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[None, None, None]"
 
@@ -526,6 +526,7 @@ def save_segmenter(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of exporters
 @pytest.mark.parametrize("kind", ["detection", "masks", "segmentation", "keypoints"])
 def test_a_file_predicts_what_its_run_does(kind, tmp_path, pictures, capsys):
     few = dict(rpn_post_nms_top_n_test=30, box_detections_per_img=10)

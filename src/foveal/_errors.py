@@ -37,6 +37,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of what an error says, behind where it came from."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+
+
 def cause(error: BaseException) -> str:
     """What the error behind an error says, in one line: the first that was raised."""
     while error.__cause__ is not None:

@@ -29,7 +29,7 @@ from ._pictures import find_files
 
 PICTURES = 16  # that a file is run on
 CALIBRATION = 32  # that int8 takes its ranges from
-EVALUATION = 256  # on which fp16 and int8 are compared with the definition, at most
+EVALUATION = 256  # on which the file is compared with the model, at most
 
 
 def main(argv: list[str]) -> int:
@@ -61,7 +61,7 @@ def export_model(
         out: folder of the files; none is overwritten.
         dtype: of weights and arithmetic; int8 takes its ranges from pictures.
         data: a data set's name or a folder, as foveal data lists them, whose pictures files are run on, and int8 is
-            calibrated with; of fp16 and int8 the share of predictions is printed that agree.
+            calibrated with; printed are the share of predictions that agree, and how fast the file is beside the model.
         root: where a named data set lies, or the pictures of a COCO file.
         images: files and folders of pictures in place of data. Without both, built-in pictures are taken.
         size: height and width in pixels of the images that the file is made for; those of the model without it.
@@ -98,9 +98,14 @@ def export_model(
             print(f"foveal: {target.name}: {error}", file=sys.stderr)
             failed += 1
             continue
+<<<<<<< HEAD
         compared = evaluate(prepared, target, done.files[0], pictures, labels) if dtype != "fp32" else {}
         if layout != "none":
             done = replace(done, files=LAYOUTS[layout](done.files[0]))
+=======
+        given = data is not None or bool(images)
+        compared = evaluate(prepared, target, done.files[0], pictures, labels) if given else {}
+>>>>>>> exp
         _show(done, compared, as_json)
     return 2 if failed else 0
 

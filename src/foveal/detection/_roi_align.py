@@ -61,6 +61,7 @@ def _by_level(
     parts, places = [], []
     for level, x in enumerate(maps):
         inside = (levels == level).nonzero()[:, 0]
+        torch._check(inside.shape[0] < 2**31)  # or exporters meet sums of sizes that int64 does not hold
         places.append(inside)
         parts.append(one_level(x, rois[inside], size, spatial_scale=1 / (4 * 2**level), sampling_ratio=SAMPLES))
     features = torch.cat(parts)

@@ -22,6 +22,8 @@ from ..detection.fcos import FCOS
 from ..detection.mask_rcnn import RCNN, MaskRCNN
 from ..detection.retinanet import RetinaNet
 
+MOST = 2**31  # of what is found; without a limit exporters meet sums of sizes that int64 does not hold
+
 
 class Found(NamedTuple):
     """Detections of a batch, picture by picture, from high to low scores within each.
@@ -73,7 +75,7 @@ def _(model: ATSS, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Ten
 def _(model: MultiBox, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     scores = raw["logits"].softmax(2)[..., 1:].transpose(1, 2)  # [B, K, N]
     best, places = _topk(scores, model.topk_candidates)
-    picture, label, rank = (best > model.score_thresh).nonzero().unbind(1)
+    picture, label, rank = _true(best > model.score_thresh).unbind(1)
     place = places[picture, label, rank]
     boxes = model.coder.decode_single(raw["deltas"][picture, place], raw["anchors"][place])
     return _suppressed(model, Found(boxes, best[picture, label, rank], label, picture), images)
@@ -96,11 +98,12 @@ def _(model: RCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Ten
     regions, pictures = _proposals(model, raw, images)
     features = pooled(raw["maps"], regions, pictures, 7)
     logits, deltas = model.box_predictor(model.box_head(features))
-    scores, deltas = logits.softmax(1)[:, 1:], deltas.unflatten(1, (-1, 4))[:, 1:]
-    place, label = (scores > model.box_score_thresh).nonzero().unbind(1)
+    scores = logits.softmax(1).narrow(1, 1, model.num_classes)
+    deltas = deltas.unflatten(1, (model.num_classes + 1, 4)).narrow(1, 1, model.num_classes)
+    place, label = _true(scores > model.box_score_thresh).unbind(1)
     boxes = model.box_coder.decode_single(deltas[place, label], regions[place])
     boxes = _clipped(boxes, images)
-    kept = ((boxes[:, 2:] - boxes[:, :2]) >= 1e-2).all(1).nonzero()[:, 0]
+    kept = _true(((boxes[:, 2:] - boxes[:, :2]) >= 1e-2).all(1))[:, 0]
     place, label = place[kept], label[kept]
     found = Found(boxes[kept], scores[place, label], label, pictures[place])
     kept = _nms(found, images, model.num_classes, model.box_nms_thresh)
@@ -117,7 +120,7 @@ def _(model: MaskRCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch
 
 def _candidates(model: Any, raw: dict[str, Any], scores: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Picture, place, class and score [M] of those of scores [B, N, K] that count, the best of each level."""
-    picture, place, label = (scores > model.score_thresh).nonzero().unbind(1)
+    picture, place, label = _true(scores > model.score_thresh).unbind(1)
     found = scores[picture, place, label]
     ends = raw["levels"].cumsum(0)
     level = (place[:, None] >= ends).sum(1)
@@ -125,8 +128,15 @@ def _candidates(model: Any, raw: dict[str, Any], scores: torch.Tensor) -> tuple[
     groups = (picture * len(ends) + level)[order]
     columns = torch.arange(scores.shape[0] * len(ends), device=scores.device)
     ranks = (groups[:, None] == columns).int().cumsum(0).gather(1, groups[:, None])[:, 0]
-    chosen = order[(ranks <= model.topk_candidates).nonzero()[:, 0]]
+    chosen = order[_true(ranks <= model.topk_candidates)[:, 0]]
     return picture[chosen], place[chosen], label[chosen], found[chosen]
+
+
+def _true(mask: torch.Tensor) -> torch.Tensor:
+    """Where a mask is True, [M, axes]."""
+    places = mask.nonzero()
+    torch._check(places.shape[0] < MOST)
+    return places
 
 
 def _topk(scores: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,14 +163,16 @@ def _nms(found: Found, images: torch.Tensor, num_classes: int, iou: float) -> to
     row = found.pictures * side + found.labels // side
     column = found.labels - found.labels // side * side
     shift = torch.stack([column, row], dim=1) * (_limits(images)[:2] + 1)
-    return nms(found.boxes + shift.repeat(1, 2), found.scores, iou)
+    kept = nms(found.boxes + shift.repeat(1, 2), found.scores, iou)
+    torch._check(kept.shape[0] < MOST)
+    return kept
 
 
 def _first(found: Found, kept: torch.Tensor, batch: Any, most: int) -> Found:
     """The first ``most`` of each picture among those kept [n], which are ordered by their scores."""
     inside = found.pictures[kept] == torch.arange(batch, device=kept.device)[:, None]  # [B, n]
     inside = inside & (inside.int().cumsum(1) <= most)
-    chosen = kept[inside.nonzero()[:, 1]]
+    chosen = kept[_true(inside)[:, 1]]
     return Found(*(part[chosen] for part in found))
 
 
@@ -182,11 +194,11 @@ def _proposals(model: RCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[
     scores = raw["objectness"].sigmoid()
     levels = torch.arange(len(ends), device=images.device)
     best, places = _topk(torch.where(level == levels[:, None], scores[:, None], -1.0), before)  # [B, L, before]
-    picture, level, rank = (best >= 0).nonzero().unbind(1)
+    picture, level, rank = _true(best >= 0).unbind(1)
     place = places[picture, level, rank]
     boxes = model.rpn_coder.decode_single(raw["deltas"][picture, place], raw["anchors"][place])
     boxes = _clipped(boxes, images)
-    kept = ((boxes[:, 2:] - boxes[:, :2]) >= 1e-3).all(1).nonzero()[:, 0]
+    kept = _true(((boxes[:, 2:] - boxes[:, :2]) >= 1e-3).all(1))[:, 0]
     found = Found(boxes[kept], best[picture, level, rank][kept], level[kept], picture[kept])
     found = _first(found, _nms(found, images, len(ends), model.rpn_nms_thresh), images.shape[0], after)
     return found.boxes, found.pictures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .._errors import UserError
+from .._errors import UserError, last_line
 from ._target import Options, Target
 from .metadata import metadata
 from .parity import Parity, compare
@@ -69,7 +69,11 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         files = target.convert(prepared, Path(folder) / path.name, text_of(prepared, target, options), options)
-        parity = compare(prepared, target, target.load(files[0]), options, list(pictures))
+        try:
+            run = target.load(files[0])
+        except Exception as error:  # runtimes have no base of their errors
+            raise UserError(f"{path.name} is not written: its runtime cannot load it: {last_line(error)}") from None
+        parity = compare(prepared, target, run, options, list(pictures))
         if not parity.passed:
             raise UserError(f"{path.name} is not written: {parity.said()}; the tolerance is {parity.tolerance}")
         moved = [Path(shutil.move(file, out / file.name)) for file in files]

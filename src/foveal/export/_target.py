@@ -23,11 +23,13 @@ class Options:
             can have them free.
         dtype: fp32, fp16 or int8.
         calibration: batches of images that int8 takes its ranges from.
+        symmetric: int8 has its zero in the middle of each range.
     """
 
     fixed: bool = False
     dtype: str = "fp32"
     calibration: tuple[np.ndarray, ...] = ()
+    symmetric: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import UserError, cause
+from ._quiet import quiet
 from ._target import Options, Runner, Target, register
-from .onnx import quiet
 from .prepare import Prepared
 
 SHAPES = (  # operators that move values, which XNNPACK takes with one free size and six axes at most

@@ -1,14 +1,11 @@
 """ONNX files, run by ONNX Runtime."""
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from .._errors import UserError, cause
+from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
 from .prepare import AXES, Prepared
@@ -47,7 +44,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     if options.dtype == "int8":
         from .quantize import static_int8
 
-        model = static_int8(model, options.calibration)
+        model = static_int8(model, options.calibration, options.symmetric)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {KEY: text})
     onnx.save(model, path)
@@ -62,23 +59,6 @@ def _name_axes(model) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
-
-
-@contextlib.contextmanager
-def quiet():
-    """Without what exporters print and warn of on their way."""
-    level = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)
 
 
 def load(path: Path) -> Runner:

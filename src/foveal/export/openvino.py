@@ -16,7 +16,9 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     """Write .xml and .bin: with fp16 the weights alone are float16; int8 is that of the ONNX file; see ``Target``."""
     import openvino
 
-    onnx_options = Options(options.fixed, "int8" if options.dtype == "int8" else "fp32", options.calibration)
+    # OpenVINO cannot compile products of uint8 whose zero is not in the middle.
+    dtype = "int8" if options.dtype == "int8" else "fp32"
+    onnx_options = Options(options.fixed, dtype, options.calibration, symmetric=True)
     with tempfile.TemporaryDirectory() as folder:
         (source,) = onnx.convert(prepared, Path(folder) / "model.onnx", text, onnx_options)
         try:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
-from .onnx import quiet
 from .prepare import Prepared
 
 

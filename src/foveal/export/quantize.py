@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import UserError, first_line
+from ._quiet import quiet
 
 
 def half(model: Any) -> Any:
@@ -17,8 +18,12 @@ def half(model: Any) -> Any:
     return convert_float_to_float16(model, keep_io_types=True, op_block_list=None)
 
 
-def static_int8(model: Any, images: Sequence[np.ndarray]) -> Any:
-    """An ONNX model with int8 convolutions and products, ranges from batches of images (QDQ, weights by channel).
+def static_int8(model: Any, images: Sequence[np.ndarray], symmetric: bool) -> Any:
+    """An ONNX model with int8 convolutions and products, ranges from batches of images (QDQ).
+
+    Args:
+        symmetric: zero of activations is the middle of their range, and a weight has one scale; otherwise zero is
+            where it is, and each channel of a weight has a scale, which costs nothing and loses less.
 
     Raises:
         UserError: no pictures to calibrate with, an operator that cannot be quantised.
@@ -41,16 +46,18 @@ def static_int8(model: Any, images: Sequence[np.ndarray]) -> Any:
         source, out = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         try:
-            quantize_static(
-                source,
-                out,
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
+            with quiet():  # it asks for a preprocessing that fails on graphs of this exporter
+                quantize_static(
+                    source,
+                    out,
+                    Reader(),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+                    per_channel=not symmetric,
+                    activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    extra_options={"ActivationSymmetric": symmetric},
+                )
         except Exception as error:  # no base of their own
             raise UserError(f"ONNX Runtime cannot quantise this graph: {first_line(error)}") from None
         return onnx.load(out)
