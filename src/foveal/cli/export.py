@@ -98,14 +98,10 @@ def export_model(
             print(f"foveal: {target.name}: {error}", file=sys.stderr)
             failed += 1
             continue
-<<<<<<< HEAD
-        compared = evaluate(prepared, target, done.files[0], pictures, labels) if dtype != "fp32" else {}
-        if layout != "none":
-            done = replace(done, files=LAYOUTS[layout](done.files[0]))
-=======
         given = data is not None or bool(images)
         compared = evaluate(prepared, target, done.files[0], pictures, labels) if given else {}
->>>>>>> exp
+        if layout != "none":
+            done = replace(done, files=LAYOUTS[layout](done.files[0]))
         _show(done, compared, as_json)
     return 2 if failed else 0
 
