@@ -471,7 +471,7 @@ def model_config() -> Any:
 def test_a_folder_for_servers(files, model_config, tmp_path, task):
     path = tmp_path / "a_name.onnx"
     path.write_bytes((files / f"{task}.onnx").read_bytes())
-    check_free(path)
+    check_free(path, "kserve")
     written = LAYOUTS["kserve"](path)
     assert {file for file in tmp_path.rglob("*") if file.is_file()} == {*written}
     assert runtime.load(str(tmp_path / "a_name" / "1" / "model.onnx")).file.about["task"] == task
@@ -493,7 +493,7 @@ def test_a_folder_for_servers(files, model_config, tmp_path, task):
     assert manifest["metadata"]["name"] == "a-name"
     assert manifest["spec"]["predictor"]["model"]["modelFormat"] == {"name": "triton"}
     with pytest.raises(UserError, match="nothing was overwritten"):
-        check_free(path)
+        check_free(path, "triton")
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def export_model(
     for target in targets:
         try:
             if layout != "none":
-                check_free(file_of(prepared, target, out, options))
+                check_free(file_of(prepared, target, out, options), layout)
             done = export(prepared, target, out, options, pictures[:PICTURES])
         except UserError as error:
             print(f"foveal: {target.name}: {error}", file=sys.stderr)

@@ -23,14 +23,15 @@ TYPES = {
     "tensor(int32)": "TYPE_INT32",
     "tensor(bool)": "TYPE_BOOL",
 }
+MANIFEST = "inferenceservice.yaml"
 LARGEST_BATCH = 16  # that the server may make of requests of images of one size
 
 
-def check_free(path: Path) -> None:
-    """Raise UserError if there is a folder already where the layout of a file would go."""
-    for folder in (path.with_suffix(""), path.parent / "inferenceservice.yaml"):
-        if folder.exists():
-            raise UserError(f"{folder} exists; nothing was overwritten")
+def check_free(path: Path, layout: str) -> None:
+    """Raise UserError if something is already where a layout of FOLDER/NAME.onnx would go."""
+    for place in (path.with_suffix(""), *([path.parent / MANIFEST] if layout == "kserve" else [])):
+        if place.exists():
+            raise UserError(f"{place} exists; nothing was overwritten")
 
 
 def triton(path: Path) -> list[Path]:
@@ -63,7 +64,7 @@ def kserve(path: Path) -> list[Path]:
         "metadata": {"name": name},
         "spec": {"predictor": {"model": model}},
     }
-    manifest = path.parent / "inferenceservice.yaml"
+    manifest = path.parent / MANIFEST
     files = triton(path)
     manifest.write_text(yaml.safe_dump(service, sort_keys=False))
     return [*files, manifest]
