@@ -358,8 +358,9 @@ class EMSBlock(nn.Module):
 
 
 @torch.no_grad()
-def fold_into(norm: nn.BatchNorm2d, linear: nn.Linear) -> nn.Module:
+def fold_into(norm: nn.Module, linear: nn.Linear) -> nn.Module:
     """Let a linear layer do what the BatchNorm before it does; what is left in the norm's place."""
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

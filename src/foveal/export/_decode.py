@@ -48,31 +48,31 @@ def decode(model: Detector, raw: dict[str, Any], images: torch.Tensor) -> tuple[
     raise UserError(f"{names[0]} has no decoding for graphs; --raw exports its raw outputs")
 
 
-@decode.register
-def _(model: RetinaNet, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(RetinaNet)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     picture, place, label, scores = _candidates(model, raw, raw["logits"].sigmoid())
     boxes = model.coder.decode_single(raw["deltas"][picture, place], raw["anchors"][place])
     return _suppressed(model, Found(boxes, scores, label, picture), images)
 
 
-@decode.register
-def _(model: FCOS, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(FCOS)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     scores = (raw["logits"].sigmoid() * raw["centerness"].sigmoid()[..., None]).sqrt()
     picture, place, label, scores = _candidates(model, raw, scores)
     boxes = model.coder.decode(raw["distances"][picture, place], raw["anchors"][place])
     return _suppressed(model, Found(boxes, scores, label, picture), images)
 
 
-@decode.register
-def _(model: ATSS, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(ATSS)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     picture, place, label, scores = _candidates(model, raw, raw["logits"].sigmoid())
     boxes = model.coder.decode_single(raw["deltas"][picture, place], raw["anchors"][place])
     scores = scores * raw["centerness"][picture, place].sigmoid()
     return _suppressed(model, Found(boxes, scores, label, picture), images)
 
 
-@decode.register
-def _(model: MultiBox, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(MultiBox)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     scores = raw["logits"].softmax(2)[..., 1:].transpose(1, 2)  # [B, K, N]
     best, places = _topk(scores, model.topk_candidates)
     picture, label, rank = _true(best > model.score_thresh).unbind(1)
@@ -81,8 +81,8 @@ def _(model: MultiBox, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch
     return _suppressed(model, Found(boxes, best[picture, label, rank], label, picture), images)
 
 
-@decode.register
-def _(model: SetDetector, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(SetDetector)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     logits, boxes = raw["logits"][-1], raw["boxes"][-1]
     number = logits.shape[1]
     scores, places, labels = model.best(logits)  # [B, n]
@@ -93,8 +93,8 @@ def _(model: SetDetector, raw: dict[str, Any], images: torch.Tensor) -> tuple[to
     return boxes.flatten(0, 1), scores.flatten(), labels.flatten(), pictures.flatten()
 
 
-@decode.register
-def _(model: RCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(RCNN)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     regions, pictures = _proposals(model, raw, images)
     features = pooled(raw["maps"], regions, pictures, 7)
     logits, deltas = model.box_predictor(model.box_head(features))
@@ -110,8 +110,8 @@ def _(model: RCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Ten
     return _first(found, kept, images.shape[0], model.box_detections_per_img)
 
 
-@decode.register
-def _(model: MaskRCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@decode.register(MaskRCNN)
+def _(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     found = Found(*decode.dispatch(RCNN)(model, raw, images))
     masks = model.mask_predictor(model.mask_head(pooled(raw["maps"], found.boxes, found.pictures, 14)))
     index = (found.labels + 1)[:, None, None, None].expand(-1, 1, *masks.shape[2:])
@@ -186,7 +186,7 @@ def _clipped(boxes: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return boxes.clamp(min=0).minimum(_limits(images))
 
 
-def _proposals(model: RCNN, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _proposals(model: Any, raw: dict[str, Any], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes [M, 4] inside their pictures, and the pictures [M]; see ``RCNN.proposals``."""
     before, after = model.top_n_test
     ends = raw["levels"].cumsum(0)

@@ -23,8 +23,9 @@ def fold_norms(program: ExportedProgram) -> int:
         conv, scale, shift, mean, var, _, _, eps, *_ = norm.args
         weight, bias = _constants(conv)
         transposed = conv.target is ATEN.conv_transpose2d.input
-        values: Any = [None if node is None else state[names[node.name]] for node in (weight, bias, mean, var)]
-        fused = fuse_conv_bn_weights(*values, eps, state[names[scale.name]], state[names[shift.name]], transposed)
+        nodes = (weight, bias, mean, var, scale, shift)
+        values: list[Any] = [None if node is None else state[names[node.name]] for node in nodes]
+        fused = fuse_conv_bn_weights(*values[:4], eps, *values[4:], transposed)
         for node, value in zip((weight, shift), fused):
             state[names[node.name]] = nn.Parameter(value.detach(), requires_grad=False)
         conv.args = (*conv.args[:2], shift, *conv.args[3:])
@@ -41,9 +42,10 @@ def _foldable(norm: Any, names: dict[str, str]) -> bool:
         return False
     if conv.target is ATEN.conv_transpose2d.input and len(conv.args) > 6 and conv.args[6] != 1:  # groups
         return False
-    constants = [node for node in (*_constants(conv), mean, var) if node is not None]
-    affine = scale is not None and shift is not None
-    return affine and not training and all(node.name in names and len(node.users) == 1 for node in (*constants, shift))
+    if training or scale is None or shift is None:
+        return False
+    constants: list[Any] = [node for node in (*_constants(conv), scale, shift, mean, var) if node is not None]
+    return all(node.name in names and len(node.users) == 1 for node in constants)
 
 
 def _constants(conv: Any) -> tuple[Any, Any]:

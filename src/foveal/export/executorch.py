@@ -1,6 +1,7 @@
 """ExecuTorch programs for phones, computed by XNNPACK, run by ExecuTorch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def load(path: Path) -> Runner:
     import torch
     from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(path).load_method("forward")
+    method: Any = Runtime.get().load_program(path).load_method("forward")
     names = [output["name"] for output in json.loads(path.with_suffix(".json").read_text())["outputs"]]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:

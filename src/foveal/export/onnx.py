@@ -1,6 +1,7 @@
 """ONNX files, run by ONNX Runtime."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     return [path]
 
 
-def _name_axes(model) -> None:
+def _name_axes(model: Any) -> None:
     """Give the free axes of the images their names, wherever they occur."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     names = {dims[axis].dim_param: name for axis, name in AXES.items()}
@@ -68,7 +69,7 @@ def load(path: Path) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:

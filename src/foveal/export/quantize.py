@@ -38,7 +38,7 @@ def static_int8(model: Any, images: Sequence[np.ndarray], symmetric: bool) -> An
         def __init__(self):
             self.rest = iter(images)
 
-        def get_next(self):
+        def get_next(self) -> Any:
             batch = next(self.rest, None)
             return None if batch is None else {"images": batch}
 
