@@ -151,7 +151,7 @@ def test_keypoints_of_heatmaps(method, sigma):
 
 
 @given(
-    box=st.tuples(st.floats(-5, 70), st.floats(-5, 50), st.floats(0, 60), st.floats(0, 60)),
+    box=st.tuples(st.floats(0, 79), st.floats(0, 59), st.floats(0, 60), st.floats(0, 60)),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
