@@ -24,8 +24,8 @@ def fold_norms(program: ExportedProgram) -> int:
         weight, bias = _constants(conv)
         transposed = conv.target is ATEN.conv_transpose2d.input
         nodes = (weight, bias, mean, var, scale, shift)
-        values: list[Any] = [None if node is None else state[names[node.name]] for node in nodes]
-        fused = fuse_conv_bn_weights(*values[:4], eps, *values[4:], transposed)
+        conv_w, conv_b, running_mean, running_var, bn_w, bn_b = [_value(node, state, names) for node in nodes]
+        fused = fuse_conv_bn_weights(conv_w, conv_b, running_mean, running_var, eps, bn_w, bn_b, transposed)
         for node, value in zip((weight, shift), fused):
             state[names[node.name]] = nn.Parameter(value.detach(), requires_grad=False)
         conv.args = (*conv.args[:2], shift, *conv.args[3:])
@@ -46,6 +46,10 @@ def _foldable(norm: Any, names: dict[str, str]) -> bool:
         return False
     constants: list[Any] = [node for node in (*_constants(conv), scale, shift, mean, var) if node is not None]
     return all(node.name in names and len(node.users) == 1 for node in constants)
+
+
+def _value(node: Any, state: dict[str, Any], names: dict[str, str]) -> Any:
+    return None if node is None else state[names[node.name]]
 
 
 def _constants(conv: Any) -> tuple[Any, Any]:
