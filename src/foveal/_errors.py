@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-import timm
-
 
 class UserError(Exception):
     """Bad input: its message says in one line what was wrong and what would be right.
@@ -22,6 +20,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 def check_model(name: str) -> None:
     """Raise UserError unless timm knows the model."""
+    import timm  # not at the top: what runs an exported file needs none of PyTorch
+
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
 

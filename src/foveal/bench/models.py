@@ -1,7 +1,6 @@
 """Cost and speed of timm models in one run."""
 
 import copy
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from .._errors import UserError, check_model, does_not_run
+from .._machine import machine
 from .macs import count_macs
 from .timing import interleave, num_threads, peak_memory, ratio
 
@@ -227,21 +227,9 @@ def _bytes(*tensors: torch.Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def environment(setting: Setting) -> dict[str, str | int]:
+def environment(setting: Setting) -> dict[str, str]:
     """What the figures depend on beside the setting."""
-    from .. import __version__
-
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    device = torch.cuda.get_device_name(setting.device) if setting.device.startswith("cuda") else cpu
-    return {
-        "foveal": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "hardware": device,
-    }
+    here, device = machine(), setting.device
+    if device.startswith("cuda"):
+        here["hardware"] = torch.cuda.get_device_name(device)
+    return here | {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}

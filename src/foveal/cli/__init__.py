@@ -4,9 +4,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-import torch
-
-from .._errors import UserError, first_line, unknown
+from .._errors import UserError, unknown
 
 COMMANDS = {
     "train": "train a classifier, a detector, a segmenter; without arguments a small classifier on built-in pictures",
@@ -21,6 +19,8 @@ COMMANDS = {
     "tables": "the thesis's tables: reported beside measured here",
 }
 
+TORCH = ("torch", "torchvision", "timm", "safetensors")  # what exported files do without
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit code: 0, or 2 behind one line on standard error."""
@@ -34,22 +34,18 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS)
         return import_module(f".{argv[0]}", __name__).main(argv[1:])
+    except ModuleNotFoundError as error:
+        if error.name not in TORCH:
+            raise
+        said = f"without {error.name} there are predict and eval of .onnx files alone: pip install foveal"
+        print(f"foveal: {said}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"foveal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("foveal: interrupted", file=sys.stderr)
         return 130
-
-
-def check_device(name: str) -> str:
-    """The name of a device that this machine has; raises UserError."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        what = f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...)"
-        raise UserError(f"{what}: {first_line(error)}") from None
-    return name
 
 
 def changed(options: Any) -> dict[str, Any]:

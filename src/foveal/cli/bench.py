@@ -20,7 +20,7 @@ from ..bench import bench as measure
 from ..data import Batches, load_data
 from ..recipes import RECIPES
 from ..tasks import Augment, ClassificationArgs
-from . import check_device
+from ._load import check_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,20 @@ from PIL import Image
 
 from .._errors import UserError
 from ..data import SUFFIXES, load_parts, load_split, open_image
-from ..export import Exported, Options, built_in, calibration, evaluate, export, find, load_source, prepare
+from ..export import (
+    LAYOUTS,
+    Exported,
+    Options,
+    built_in,
+    calibration,
+    check_free,
+    evaluate,
+    export,
+    file_of,
+    find,
+    load_source,
+    prepare,
+)
 from ._pictures import find_files
 
 PICTURES = 16  # that a file is run on
@@ -36,6 +49,7 @@ def export_model(
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="H [W]")] = (),
     fixed: bool = False,
     raw: bool = False,
+    layout: Literal["none", "triton", "kserve"] = "none",
     random_weights: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -53,6 +67,7 @@ def export_model(
         size: height and width in pixels of the images that the file is made for; those of the model without it.
         fixed: for one image of that size alone; otherwise batch, height and width are free.
         raw: of a detector and a segmenter the raw outputs, without decoding, suppression and enlargement.
+        layout: put an ONNX file into the folder that a server reads: triton, or kserve, which adds a manifest.
         random_weights: take a timm model as it is initialised.
         as_json: print a JSON object per file.
     """
@@ -67,6 +82,8 @@ def export_model(
         raise UserError("int8 takes its ranges from pictures like those to come; give --data or --images")
     for target in targets:
         target.check(dtype)
+        if layout != "none" and target.suffix != ".onnx":
+            raise UserError(f"--layout {layout} is for ONNX files; leave {target.name} out")
     source = load_source(model, random_weights=random_weights)
     prepared = prepare(source, raw=raw, size=(size[0], size[-1]) if size else None)
     before, pictures, labels = _pictures(source.task, data, root, images)
@@ -74,6 +91,8 @@ def export_model(
     options, failed = Options(fixed, dtype, ranges), 0
     for target in targets:
         try:
+            if layout != "none":
+                check_free(file_of(prepared, target, out, options), layout)
             done = export(prepared, target, out, options, pictures[:PICTURES])
         except UserError as error:
             print(f"foveal: {target.name}: {error}", file=sys.stderr)
@@ -81,6 +100,8 @@ def export_model(
             continue
         given = data is not None or bool(images)
         compared = evaluate(prepared, target, done.files[0], pictures, labels) if given else {}
+        if layout != "none":
+            done = replace(done, files=LAYOUTS[layout](done.files[0]))
         _show(done, compared, as_json)
     return 2 if failed else 0
 

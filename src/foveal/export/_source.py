@@ -100,6 +100,7 @@ def load_source(name: str, *, random_weights: bool = False) -> Source:
         joints = model.joints
         decoding = dict(method=model.model.decoding, sigma=model.model.sigma, stride=STRIDE, sigmas=joints.sigmas)
         decoding |= dict(skeleton=joints.skeleton, mirror=joints.mirrored, flip_test=model.config["flip_test"])
+        decoding["categories"] = model.categories
     return _transfer(model, kind, decoding)
 
 

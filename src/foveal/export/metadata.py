@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..runtime import KEY as KEY
+from ..runtime import VERSION
 from ._source import Source
 
-KEY = "foveal"
-VERSION = 1
 VALUES = "RGB / 255, minus mean, divided by std"
 
 
