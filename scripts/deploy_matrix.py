@@ -3,7 +3,8 @@
     python scripts/deploy_matrix.py results.jsonl             what is not in the file yet; it may be stopped and go on
     python scripts/deploy_matrix.py results.jsonl --table     the table
 
-Weights are random and nearly of unit scale, so that every operator counts. Each model is a process of its own, with a limit.
+Weights are random and nearly of unit scale, so that every operator counts. Each model is a process of its own, with a
+limit.
 """
 
 import argparse
