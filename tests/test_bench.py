@@ -151,7 +151,7 @@ def test_bench_of_training_steps():
     )
     forward = bench(["test_mat", "resnet18"], Setting(size=(64, 64), batch=8, rounds=2))
     for a, b, f, state in zip(few, many, forward, (3, 3), strict=True):
-        assert all(math.isfinite(value) and value > 0 for value in list(asdict(b).values())[1:])
+        assert all(math.isfinite(value) and value > 0 for value in list(asdict(b).values())[2:])
         assert (a.parameters, a.macs) == (b.parameters, b.macs) == (f.parameters, f.macs)
         assert b.images_per_second == pytest.approx(8000 / b.latency_ms)
         # beside the weights their gradients and AdamW's two averages
@@ -161,13 +161,13 @@ def test_bench_of_training_steps():
     assert many[1].latency_ms > few[1].latency_ms
 
 
-def stepped(**setting):
+def stepped(compile=False, **setting):
     """A model before and after a training step, the step, and its logits."""
     model = timm.create_model("test_mat", num_classes=7).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     logits = []
     model.get_classifier().register_forward_hook(lambda module, args, output: logits.append(output))
-    step, held = training_step(model, Setting(mode="train", size=(32, 32), batch=4, **setting), CPU)
+    step, held = training_step(model, Setting(mode="train", size=(32, 32), batch=4, **setting), CPU, compile)
     return model, before, step, held, logits
 
 
@@ -362,3 +362,26 @@ def test_count_macs_leaves_the_model_as_it_was(training):
     count_macs(model, (64, 64))
     assert all(module.training is training for module in model.modules())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_runtimes_stand_side_by_side():
+    setting = Setting(size=(64, 96), runtimes=("eager", "onnxruntime", "openvino"), fixed=True, rounds=2)
+    results = bench(["test_mat"], setting)
+    assert [(r.model, r.runtime) for r in results] == [("test_mat", name) for name in setting.runtimes]
+    assert len({(r.parameters, r.macs) for r in results}) == 1
+    assert [r.peak_memory_mib is None for r in results] == [False, True, True]
+    assert results[0].ratio == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--runtime", "onnx"], "unknown runtime 'onnx'; nearest: onnxruntime"),
+        (["--runtime", "eager,openvino", "--train"], "openvino is measured in float32 inference on the CPU"),
+        (["--runtime", "onnxruntime", "--dtype", "bfloat16"], "onnxruntime is measured in float32 inference"),
+        (["--fixed"], "--fixed has no effect without a runtime of exported models"),
+    ],
+)
+def test_runtimes_that_are_refused(argv, message, capsys):
+    assert main(["bench", "test_mat", *argv]) == 2
+    assert message in capsys.readouterr().err

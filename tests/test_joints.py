@@ -18,7 +18,7 @@ from foveal._errors import UserError
 from foveal.data import JointAugment, Joints, JointTransform, stack_bodies
 from foveal.data._skeleton import pairs_of_sides, usual_sigmas
 from foveal.data.figures import JOINTS
-from foveal.data.joints import PADDING, inverse, warped
+from foveal.data.joints import PADDING, inverse, look, warped
 
 EARS = Joints(("nose", "left_ear", "right_ear"), ((0, 1), (0, 2)), ((1, 2),), (0.1, 0.1, 0.1))
 NONE = JointAugment(hflip=0.0, scale=0.0, rotation=0.0, half_body=0.0)
@@ -136,7 +136,7 @@ def test_a_large_box_is_averaged():
     """A fine chessboard becomes grey, and no pattern of its own."""
     board = (np.indices((400, 300)).sum(0) % 2 * 255).astype(np.uint8)
     picture = Image.fromarray(np.repeat(board[..., None], 3, axis=2))
-    matrix = transform().look([30, 40, 270, 360])
+    matrix = look([30, 40, 270, 360], (64, 48))
     values = np.asarray(warped(picture, matrix, (64, 48), (0, 0, 0)))[4:-4, 4:-4]
     assert values.min() > 100
     assert values.max() < 155
@@ -144,9 +144,9 @@ def test_a_large_box_is_averaged():
 
 def test_turning_is_about_the_middle_of_the_box():
     for angle in (0, 30, -90, 170):
-        matrix = transform().look([20, 10, 60, 90], angle=angle)
+        matrix = look([20, 10, 60, 90], (64, 48), angle=angle)
         assert matrix @ [24, 32, 1] == pytest.approx([40, 50])
-    matrix = transform().look([20, 10, 60, 90], angle=90)
+    matrix = look([20, 10, 60, 90], (64, 48), angle=90)
     above = matrix @ [24, 31, 1] - [40, 50]
     assert above[0] < -1  # what is left of the middle of the picture stands above it: the picture is turned clockwise
     assert above[1] == pytest.approx(0)
@@ -188,7 +188,7 @@ def test_a_body_with_few_joints_is_shown_whole():
     keypoints = person(np.random.default_rng(0))
     keypoints[8:, 2] = 0
     target = {"box": torch.tensor([30.0, 10.0, 90.0, 180.0]), "keypoints": torch.from_numpy(keypoints).float()}
-    whole = transform((64, 48), NONE, JOINTS).look(target["box"].tolist())
+    whole = look(target["box"].tolist(), (64, 48))
     augment = JointAugment(hflip=0.0, scale=0.0, rotation=0.0, half_body=1.0)
     sample = {"image": Image.new("RGB", (120, 200)), "name": "", "target": target}
     assert torch.equal(transform((64, 48), augment, JOINTS)(sample, dict)["matrix"], torch.from_numpy(whole).float())

@@ -242,7 +242,7 @@ def test_mean_iou_is_torchmetrics():
         iou.update(found[None], wanted[None])
         accuracy.update(found[None], wanted[None])
     figures = ours.compute()
-    torch.testing.assert_close(ours.class_ious().float(), 100 * iou.compute())
+    torch.testing.assert_close(torch.from_numpy(ours.class_ious()).float(), 100 * iou.compute())
     assert figures["mIoU"] == pytest.approx(100 * float(iou.compute().mean()), abs=1e-4)
     assert figures["aAcc"] == pytest.approx(100 * float(accuracy.compute()), abs=1e-4)
     assert figures["pictures"] == 3

@@ -132,7 +132,7 @@ def near(monkeypatch):
         for target, size in zip(batch["target"], batch["original"].tolist()):
             random = np.random.default_rng(target["image_id"])
             H, W = size
-            boxes = target["boxes"].numpy().repeat(2, 0)
+            boxes = target["boxes"].repeat(2, 0)
             boxes = np.clip(boxes + random.normal(0, 2, boxes.shape), 0, [W, H, W, H])
             boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:] - 1).clip(0), boxes[:, 2:]], 1)
             labels = torch.tensor([self.classes.index(data[i]) for i in target["labels"].tolist()], dtype=torch.long)

@@ -137,7 +137,7 @@ def test_what_is_learned_is_what_is_found(seed):
         (found,) = predict(Perfect(task.model, batch["positions"]), batch, JOINTS, flip_test=False)
         flipped = float(batch["matrix"][0, :, :2].det()) < 0
         mirrored += flipped
-        expected = sample["target"]["keypoints"][JOINTS.mirrored if flipped else slice(None)]
+        expected = torch.from_numpy(sample["target"]["keypoints"][JOINTS.mirrored if flipped else slice(None)])
         y, x = batch["positions"][0, :, 1], batch["positions"][0, :, 0]
         inner = (x > 32) & (x < 160) & (y > 32) & (y < 224) & (batch["weights"][0] > 0)  # smoothing reaches no edge
         num_joints += int(inner.sum())
@@ -202,10 +202,10 @@ def near(monkeypatch):
             rng, truth = np.random.default_rng(target["index"]), target["truth"]
             bodies = truth["keypoints"]
             if bodies is None or not len(bodies):
-                bodies, boxes = np.zeros((1, 17, 3)), target["box"].numpy()[None]
+                bodies, boxes = np.zeros((1, 17, 3)), target["box"][None]
             else:
                 boxes = truth["boxes"]
-            body = np.abs(boxes - target["box"].numpy()).sum(1).argmin()
+            body = np.abs(boxes - target["box"]).sum(1).argmin()
             places = bodies[body, :, :2] + rng.normal(0, rng.choice([0.2, 0.7, 2]), (17, 2))
             order = [SHUFFLED.index(place) for place in range(17)]  # the model's own
             one = {"keypoints": torch.from_numpy(places).float()[order]}
@@ -216,7 +216,7 @@ def near(monkeypatch):
         found = []
         for target in batch["target"]:
             rng = np.random.default_rng(target["image_id"])
-            corners = target["boxes"].numpy().repeat(3, 0)[1:]  # the first one only twice
+            corners = target["boxes"].repeat(3, 0)[1:]  # the first one only twice
             corners = corners + rng.normal(0, 0.5, corners.shape)
             labels = torch.from_numpy(rng.integers(0, 4, len(corners)) // 3)  # a quarter are dogs
             scores = torch.from_numpy(np.sort(rng.random(len(corners)))[::-1].astype(np.float32))

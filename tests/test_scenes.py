@@ -24,7 +24,7 @@ def digest(part: int, numbers: list[int]) -> dict[int, str]:
     data, found = scenes("scenes")[part], {}
     for number in numbers:
         target = data.annotation(number)["target"]
-        content = [np.asarray(data.picture(number)), target["labels"].numpy(), *target["segmentations"]]
+        content = [np.asarray(data.picture(number)), target["labels"], *target["segmentations"]]
         found[number] = hashlib.sha256(b"".join(array.tobytes() for array in content)).hexdigest()
     return found
 
@@ -71,13 +71,13 @@ def test_boxes_and_masks_agree(name):
         assert masks.dtype == torch.bool
         assert masks.shape[1:] == data.size == data.picture(index).size[::-1]
         assert masks.sum(0).max() == 1, "two objects share a pixel"
-        assert torch.equal(target["boxes"], masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1]))
-        assert torch.equal(target["area"], masks.flatten(1).sum(1).float())
-        assert target["labels"].dtype == torch.int64
+        assert torch.equal(torch.from_numpy(target["boxes"]), masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1]))
+        assert torch.equal(torch.from_numpy(target["area"]), masks.flatten(1).sum(1).float())
+        assert target["labels"].dtype == np.int64
         assert not target["crowd"].any()
         semantic = semantics.annotation(index)["mask"]
         assert semantic.dtype == np.uint8
-        assert np.array_equal(semantic, (masks * (target["labels"] + 1)[:, None, None]).sum(0).numpy())
+        assert np.array_equal(semantic, (masks * torch.from_numpy(target["labels"] + 1)[:, None, None]).sum(0).numpy())
         counts.add(len(masks))
         labels |= set(target["labels"].tolist())
     assert counts == {1, 2, 3, 4, 5}

@@ -2,7 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import backbones  # noqa: F401 - registers the models with timm
+try:
+    import torch
+except ModuleNotFoundError:  # exported files run without it: see foveal.runtime
+    torch = None
+else:
+    from . import backbones as backbones  # registers the models with timm
 
 if TYPE_CHECKING:
     from .tasks import load_classifier as load_classifier

@@ -1,18 +1,16 @@
-"""Predictions drawn into a picture."""
+"""Predictions, as arrays or tensors on the CPU, drawn into a picture."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
 
 DOUBTFUL = 0.2  # score of a joint below which it is not drawn
 
 
-def draw_objects(picture: Image.Image, found: dict[str, torch.Tensor], classes: list[str]) -> Image.Image:
+def draw_objects(picture: Image.Image, found: Mapping[str, Any], classes: Sequence[str]) -> Image.Image:
     """A copy of an RGB picture with the boxes, masks, class names and scores of what was found in it.
 
     A class has one colour. Lines and text grow with the picture; text stands above its box, or in it where there is
@@ -25,18 +23,21 @@ def draw_objects(picture: Image.Image, found: dict[str, torch.Tensor], classes: 
     """
     if not len(found["labels"]):
         return picture.copy()
-    ordered = {name: value.flip(0) for name, value in found.items()}
+    ordered = {name: np.asarray(value)[::-1] for name, value in found.items()}
     labels = ordered["labels"].tolist()
-    colours: list[Any] = [colour(label) for label in labels]
-    image = pil_to_tensor(picture)
+    colours = [colour(label) for label in labels]
+    drawn = picture.copy()
     if "masks" in ordered:
-        image = draw_segmentation_masks(image, ordered["masks"], alpha=0.5, colors=colours)
-    line = max(1, round(min(picture.size) / 300))
-    last = torch.tensor([picture.width, picture.height] * 2) - 1  # of the pixels: a line at the edge would be outside
-    boxes = ordered["boxes"].minimum(last)
-    drawn = to_pil_image(draw_bounding_boxes(image, boxes, colors=colours, width=line))
-    font = ImageFont.load_default(max(10, min(picture.size) / 40))
+        pixels = np.array(picture)
+        for mask, fill in zip(ordered["masks"], colours):
+            pixels[mask] = fill
+        drawn = Image.blend(picture, Image.fromarray(pixels), 0.5)
     pen = ImageDraw.Draw(drawn)
+    line = max(1, round(min(picture.size) / 300))
+    last = np.array([picture.width, picture.height] * 2) - 1  # of the pixels: a line at the edge would be outside
+    for box, fill in zip(np.minimum(ordered["boxes"], last).astype(int).tolist(), colours):
+        pen.rectangle(box, outline=fill, width=line)
+    font = ImageFont.load_default(max(10, min(picture.size) / 40))
     for label, score, box, fill in zip(labels, ordered["scores"].tolist(), ordered["boxes"].tolist(), colours):
         text = f"{classes[label]} {score:.2f}"
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
@@ -49,15 +50,15 @@ def draw_objects(picture: Image.Image, found: dict[str, torch.Tensor], classes: 
     return drawn
 
 
-def draw_classes(picture: Image.Image, classes: torch.Tensor) -> Image.Image:
+def draw_classes(picture: Image.Image, classes: Any) -> Image.Image:
     """A copy of an RGB picture under the colours of its pixels' classes [H, W]."""
-    colours = torch.tensor([colour(label) for label in range(256)], dtype=torch.uint8)[classes]  # [H, W, 3]
-    return to_pil_image(((pil_to_tensor(picture).int() + colours.permute(2, 0, 1)) // 2).byte())
+    colours = np.array([colour(label) for label in range(256)])[np.asarray(classes)]  # [H, W, 3]
+    return Image.fromarray(((np.array(picture, int) + colours) // 2).astype(np.uint8))
 
 
-def palette_image(classes: torch.Tensor) -> Image.Image:
+def palette_image(classes: Any) -> Image.Image:
     """A picture whose values are classes [H, W], below 256, with a palette that shows them in their colours."""
-    image = Image.fromarray(classes.byte().numpy(), "P")
+    image = Image.fromarray(np.asarray(classes).astype(np.uint8), "P")
     image.putpalette([value for label in range(256) for value in colour(label)])
     return image
 
@@ -69,7 +70,7 @@ def colour(label: int) -> tuple[int, int, int]:
 
 
 def draw_bodies(
-    picture: Image.Image, found: list[dict[str, torch.Tensor]], skeleton: Sequence[tuple[int, int]]
+    picture: Image.Image, found: Sequence[Mapping[str, Any]], skeleton: Sequence[tuple[int, int]]
 ) -> Image.Image:
     """A copy of an RGB picture with the joints of bodies, and lines between them.
 
@@ -80,10 +81,15 @@ def draw_bodies(
         found: for each body ``keypoints`` [K, 2] in pixels and ``scores`` [K]; what comes first covers the rest.
         skeleton: pairs of joints that lines connect.
     """
-    image, size = pil_to_tensor(picture), min(picture.size)
+    drawn, size = picture.copy(), min(picture.size)
+    pen, width, radius = ImageDraw.Draw(drawn), max(1, round(size / 250)), max(1, round(size / 150))
     for number, body in reversed([*enumerate(found)]):
-        places, seen = body["keypoints"].round()[None], (body["scores"] >= DOUBTFUL)[None]
-        width, radius = max(1, round(size / 250)), max(1, round(size / 150))
-        image = draw_keypoints(image, places, [*skeleton], visibility=seen, width=width, radius=0)
-        image = draw_keypoints(image, places, colors=colour(number), visibility=seen, radius=radius)  # over the lines
-    return to_pil_image(image)
+        places = np.asarray(body["keypoints"]).round().astype(int).tolist()
+        seen = (np.asarray(body["scores"]) >= DOUBTFUL).tolist()
+        for one, other in skeleton:
+            if seen[one] and seen[other]:
+                pen.line((*places[one], *places[other]), fill="white", width=width)
+        for (x, y), clear in zip(places, seen):
+            if clear:  # over the lines
+                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour(number))
+    return drawn

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-import timm
-
 
 class UserError(Exception):
     """Bad input: its message says in one line what was wrong and what would be right.
@@ -22,6 +20,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 def check_model(name: str) -> None:
     """Raise UserError unless timm knows the model."""
+    import timm  # not at the top: what runs an exported file needs none of PyTorch
+
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
 
@@ -35,6 +35,18 @@ def some(names: list[str], most: int) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of what an error says, behind where it came from."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+
+
+def cause(error: BaseException) -> str:
+    """What the error behind an error says, in one line: the first that was raised."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
 
 
 def does_not_run(model: str, error: Exception) -> UserError:

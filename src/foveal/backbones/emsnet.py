@@ -21,7 +21,18 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import register_model
 from torch import nn
 
-from ..layers import ConvMlp, ConvNorm, Linear, PyramidBackbone, Stage, four_stages, is_exporting, is_fast_path, notrace
+from ..layers import (
+    ConvMlp,
+    ConvNorm,
+    DepthwiseConv,
+    Linear,
+    PyramidBackbone,
+    Stage,
+    four_stages,
+    has_symbols,
+    is_fast_path,
+    notrace,
+)
 from . import _timm
 
 __all__ = ["EMSNet"]
@@ -56,6 +67,13 @@ class CoordinateDWConv(nn.Module):
             x = F.conv2d(x, self.weight_h, padding=(1, 0), groups=groups)
         return x.permute(0, 2, 3, 1)
 
+    @torch.jit.ignore()
+    def folded(self) -> nn.Module:
+        """The same as one convolution, for other runtimes."""
+        conv = DepthwiseConv(len(self.weight_w))
+        conv.weight, conv.bias = nn.Parameter((self.weight_h * self.weight_w).detach()), None
+        return conv
+
 
 @notrace
 class Propagation(nn.Module):
@@ -69,7 +87,7 @@ class Propagation(nn.Module):
         self.weight = nn.Parameter(torch.empty(patch_size, 1, patch_size, dim, device=device, dtype=dtype))
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if is_exporting():  # sizes may be symbols, of which a crop would guess whether it crops
+        if has_symbols(height, width):  # of which a crop would guess whether it crops
             patch = self.weight.shape[0]
             y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
             weight = self.weight[y % patch, 0][:, x_ % patch]  # [H, W, C]
@@ -116,14 +134,14 @@ class CMHSA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
-        exporting = is_exporting()
-        # In export, where sizes may be symbols and no number of windows may be 1: one more window, which gives nothing.
+        exporting = has_symbols(H, W)
+        # Where sizes are symbols and no number of windows may be 1: one more window, which gives nothing.
         after = 3 if exporting else 1
         pads = (0, 0, 1, after, 1, after)
         # Padded here and not by the convolution, whose bfloat16 gradient in oneDNN is at times not finite on maps one
         # position wide (torch 2.14).
         s = F.pad(x, pads).permute(0, 3, 1, 2)
-        s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
+        s = F.conv2d(s, self.dwconv.weight, stride=2, groups=self.dwconv.groups).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
         attn = self.attn(s).view(B, h, w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
 
@@ -181,6 +199,17 @@ class ScaleBranch(nn.Module):
         return self.prop(self.mixer(self.embed(x)), x.shape[1], x.shape[2])
 
 
+class Whiten(nn.Module):
+    """X - mean(X) over some axes (eq. 3.1), [B, H, W, C] -> [B, H, W, C]."""
+
+    def __init__(self, dims: Tuple[int, ...]):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(self.dims, keepdim=True)
+
+
 class StaticOperator(nn.Module):
     """Static operator (eq. 3.1-3.5), [B, H, W, C_s] -> [B, H, W, out_chs].
 
@@ -194,7 +223,7 @@ class StaticOperator(nn.Module):
 
     def __init__(self, dim: int, mixer: str, split: Tuple[float, ...], channel_split: bool, whiten_axis: str, **dd):
         super().__init__()
-        self.mean_dims = (1, 2) if whiten_axis == "spatial" else (3,)
+        self.whiten = Whiten((1, 2) if whiten_axis == "spatial" else (3,))
         self.gated = mixer == "gated"
         self.pw_in = pw(dim, 2 * dim if self.gated else dim, **dd)  # the 1x1 of eq. 3.1, and that of eq. 3.5
         self.dwconv = self.branch2 = self.branch4 = self.fuse = None
@@ -223,7 +252,7 @@ class StaticOperator(nn.Module):
         value = t
         if self.gated:
             t, value = t.chunk(2, dim=-1)
-        x = t - t.mean(self.mean_dims, keepdim=True)  # X_w, eq. 3.1
+        x = self.whiten(t)  # X_w
         if self.dwconv is None or self.branch2 is None:
             return x
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # X_m
@@ -330,6 +359,26 @@ class EMSBlock(nn.Module):
         if is_fast_path(x) and not self.training:
             return self.mlp.forward_fast(y, x)
         return x + self.drop_path2(self.mlp(y))
+
+    @torch.jit.ignore()
+    def folded(self) -> nn.Module:
+        """The same with both norms inside the linear layers behind them, for other runtimes; this module is used up."""
+        self.norm1 = fold_into(self.norm1, self.mixer.proj_in)
+        self.norm2 = fold_into(self.norm2, self.mlp.fc1)
+        return self
+
+
+@torch.no_grad()
+def fold_into(norm: nn.Module, linear: nn.Linear) -> nn.Module:
+    """Let a linear layer do what the BatchNorm before it does; what is left in the norm's place."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = linear.weight @ (norm.bias - norm.running_mean * scale)
+    linear.bias = nn.Parameter(shift if linear.bias is None else linear.bias + shift)
+    linear.weight.mul_(scale)
+    return nn.Identity()
 
 
 class EMSNet(PyramidBackbone):

@@ -27,6 +27,7 @@ from ..layers import (
     ResidualDWConv,
     Stage,
     four_stages,
+    has_symbols,
     init_tokens,
     is_exporting,
     is_fast_path,
@@ -85,7 +86,7 @@ class MATAttention(nn.Module):
         B, H, W, C = x.shape
         wh = ww = self.window_size
         whole, spare = False, 1
-        if not is_exporting():  # where sizes may be symbols: no branch on them, and no size that could be 1
+        if not has_symbols(H, W):  # no branch on them, and no size that could be 1
             wh, ww = min(wh, H), min(ww, W)  # nothing to pad on maps smaller than a window
             whole, spare = H % wh == 0 and W % ww == 0, 0
         rows, cols = (H + wh - 1) // wh, (W + ww - 1) // ww
@@ -116,7 +117,7 @@ class MATAttention(nn.Module):
         a = y[:, :, -1].reshape(B, num_windows, C)  # A'
         mask = (torch.arange(num_windows, device=x.device) < rows * cols)[None] if spare else None  # [1, Nw]
 
-        if num_windows == 1 and is_fast_path(x):
+        if num_windows == 1 and (is_fast_path(x) or is_exporting()):
             # One window: both softmaxes run over one key, so Z is the value of the only mixed token.
             a = self.mix_proj(F.linear(a, self.mix_qkv.weight[2 * C :], self.mix_qkv.bias[2 * C :]))
             z = F.linear(a, self.fuse_kv.weight[C:], self.fuse_kv.bias[C:])
@@ -136,7 +137,7 @@ class MATAttention(nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
         """softmax(q k^T / sqrt(d)) v over [.., tokens, d]; ``mask`` is True at keys that exist."""
-        if self.fused_attn:
+        if self.fused_attn and (mask is None or not is_exporting()):  # which would guard it against rows without keys
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         attn = (q * self.scale) @ k.transpose(-2, -1)
         if mask is not None:

@@ -1,11 +1,12 @@
 """Parameters, multiply-adds, speed and memory of any timm model, in inference or training, side by side in one run."""
 
 from .macs import Macs, count_macs
-from .models import DTYPES, Result, Setting, bench, environment
+from .models import DTYPES, RUNTIMES, Result, Setting, bench, environment
 from .timing import interleave, num_threads, peak_memory, ratio, throughput
 
 __all__ = [
     "DTYPES",
+    "RUNTIMES",
     "Macs",
     "Result",
     "Setting",

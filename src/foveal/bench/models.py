@@ -1,9 +1,10 @@
 """Cost and speed of timm models in one run."""
 
-import platform
+import copy
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,16 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from .._errors import UserError, check_model, does_not_run
+from .._machine import machine
 from .macs import count_macs
 from .timing import interleave, num_threads, peak_memory, ratio
 
+RUNTIMES = {
+    "eager": None,
+    "compile": None,
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+}  # and what is exported for it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,8 +40,9 @@ class Setting:
         dtype: a key of ``DTYPES``, of weights and images; in training of autocast, while the weights are float32.
         threads: CPU threads.
         device: as torch names it.
-        compile: ``torch.compile`` instead of eager.
-        channels_last: give weights and images that memory format.
+        runtimes: keys of ``RUNTIMES``; each model is measured in each, exported ones in float32 inference on the CPU.
+        fixed: export for images of that size and batch alone; otherwise all three are free.
+        channels_last: give weights and images that memory format in PyTorch.
         grad_checkpointing: compute activations again in the backward pass; in training only.
         rounds: timed calls of each model.
     """
@@ -44,7 +53,8 @@ class Setting:
     dtype: str = "float32"
     threads: int = 1
     device: str = "cpu"
-    compile: bool = False
+    runtimes: tuple[str, ...] = ("eager",)
+    fixed: bool = False
     channels_last: bool = False
     grad_checkpointing: bool = False
     rounds: int = 20
@@ -56,17 +66,20 @@ class Result:
 
     Attributes:
         model: its name.
+        runtime: a key of ``RUNTIMES``.
         parameters: their number.
         macs: multiply-adds of one image's forward pass: convolutions, linear layers, matrix products and attention.
         latency_ms: median time of a call.
         latency_low_ms: first quartile.
         latency_high_ms: third quartile.
-        ratio: median over the rounds of this model's time by the first model's.
+        ratio: median over the rounds of this time by that of the first model in the first runtime.
         images_per_second: batch by median time.
-        peak_memory_mib: weights, in training the optimiser's state, and the most that a call holds at once.
+        peak_memory_mib: weights, in training the optimiser's state, and the most that a call holds at once; None
+            where the runtime does not say.
     """
 
     model: str
+    runtime: str
     parameters: int
     macs: int
     latency_ms: float
@@ -74,7 +87,7 @@ class Result:
     latency_high_ms: float
     ratio: float
     images_per_second: float
-    peak_memory_mib: float
+    peak_memory_mib: float | None
 
 
 def bench(models: Sequence[str], setting: Setting, progress: Callable[[int], None] = lambda done: None) -> list[Result]:
@@ -84,39 +97,50 @@ def bench(models: Sequence[str], setting: Setting, progress: Callable[[int], Non
 
 
 def _bench(models: list[str], setting: Setting, device: torch.device, progress: Callable) -> list[Result]:
-    prepare = training_step if setting.mode == "train" else forward_pass
-    costs, calls = {}, {}
-    for name in models:
-        model = _build(name, setting.size)
+    costs: dict[str, tuple[int, int]] = {}
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    memory: dict[tuple[str, str], float | None] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in models:
+            model = _build(name, setting.size)
+            try:
+                costs[name] = sum(p.numel() for p in model.parameters()), count_macs(model, setting.size).products
+                for runtime in setting.runtimes:
+                    key = name, runtime
+                    if target := RUNTIMES[runtime]:
+                        calls[key], memory[key] = exported(name, model, target, setting, Path(folder)), None
+                        continue
+                    prepare = training_step if setting.mode == "train" else forward_pass
+                    own = copy.deepcopy(model) if len(setting.runtimes) > 1 else model
+                    calls[key], held = prepare(own, setting, device, runtime == "compile")
+                    memory[key] = (held + peak_memory(calls[key], device)) / 2**20
+            except UserError:
+                raise
+            except Exception as error:  # what a foreign model raises at a size, type or device that it does not take
+                raise does_not_run(name, error) from error
+        synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
         try:
-            costs[name] = (sum(p.numel() for p in model.parameters()), count_macs(model, setting.size).products)
-            call, held = prepare(model, setting, device)
-            costs[name] += ((held + peak_memory(call, device)) / 2**20,)
-        except Exception as error:  # whatever a foreign model raises at a size, type or device that it does not take
-            raise does_not_run(name, error) from error
-        calls[name] = call
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    try:
-        seconds = interleave(calls, setting.rounds, synchronize=synchronize, progress=progress)
-    except torch.OutOfMemoryError:  # each of them ran, but beside fewer others
-        raise UserError(
-            f"{setting.device} has no memory for {len(models)} models at once; try fewer or --batch"
-        ) from None
-    results = []
-    for name, times in seconds.items():
-        parameters, macs, memory = costs[name]
+            seconds = interleave(calls, setting.rounds, synchronize=synchronize, progress=progress)
+        except torch.OutOfMemoryError:  # each of them ran, but beside fewer others
+            raise UserError(
+                f"{setting.device} has no memory for {len(models)} models at once; try fewer or --batch"
+            ) from None
+    first, results = next(iter(seconds.values())), []
+    for (name, runtime), times in seconds.items():
         low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+        parameters, macs = costs[name]
         results.append(
             Result(
                 model=name,
+                runtime=runtime,
                 parameters=parameters,
                 macs=macs,
                 latency_ms=1e3 * median,
                 latency_low_ms=1e3 * low,
                 latency_high_ms=1e3 * high,
-                ratio=ratio(times, seconds[models[0]]),
+                ratio=ratio(times, first),
                 images_per_second=setting.batch / median,
-                peak_memory_mib=memory,
+                peak_memory_mib=memory[name, runtime],
             )
         )
     return results
@@ -129,10 +153,12 @@ def _build(name: str, size: tuple[int, int]) -> nn.Module:
     return timm.create_model(name, **args).eval()
 
 
-def forward_pass(model: nn.Module, setting: Setting, device: torch.device) -> tuple[Callable[[], object], int]:
+def forward_pass(
+    model: nn.Module, setting: Setting, device: torch.device, compile: bool = False
+) -> tuple[Callable[[], object], int]:
     """A call of the model on random images, called once, and the bytes of its weights."""
     model, images = _place(model, setting, device, DTYPES[setting.dtype])
-    forward = torch.compile(model) if setting.compile else model
+    forward = torch.compile(model) if compile else model
 
     @torch.inference_mode()
     def call() -> torch.Tensor:
@@ -142,13 +168,15 @@ def forward_pass(model: nn.Module, setting: Setting, device: torch.device) -> tu
     return call, _bytes(*model.parameters(), *model.buffers())
 
 
-def training_step(model: Any, setting: Setting, device: torch.device) -> tuple[Callable[[], object], int]:
+def training_step(
+    model: Any, setting: Setting, device: torch.device, compile: bool = False
+) -> tuple[Callable[[], object], int]:
     """A training step on random images and labels, done once, and the bytes of weights and the optimiser's state."""
     model, images = _place(model.train(), setting, device, torch.float32)
     labels = torch.randint(model.num_classes, (setting.batch,), device=device)
     if setting.grad_checkpointing:
         model.set_grad_checkpointing()
-    forward = torch.compile(model) if setting.compile else model
+    forward = torch.compile(model) if compile else model
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
     autocast = torch.autocast(device.type, DTYPES[setting.dtype], enabled=setting.dtype != "float32")
     # Any scale takes the same time; one that overflows at first would leave steps out.
@@ -167,6 +195,25 @@ def training_step(model: Any, setting: Setting, device: torch.device) -> tuple[C
     return call, _bytes(*model.parameters(), *model.buffers(), *states)
 
 
+def exported(name: str, model: nn.Module, target: str, setting: Setting, folder: Path) -> Callable[[], object]:
+    """A call of the model, exported without a comparison, on random images; called once.
+
+    Raises:
+        UserError: a missing package, a model that the target does not take.
+    """
+    from ..export import Options, find, load_source, prepare  # here, since it brings all tasks along
+
+    kind = find(target)
+    kind.check("fp32")
+    source = replace(load_source(name, random_weights=True), model=model, size=setting.size)
+    prepared, options = prepare(source, size=setting.size), Options(fixed=setting.fixed)
+    files = kind.convert(prepared, folder / f"{name}{kind.suffix}", "{}", options)
+    run = kind.load(files[0], threads=setting.threads)
+    images = torch.randn(setting.batch, 3, *setting.size).numpy()
+    run(images)
+    return lambda: run(images)
+
+
 def _place(model: nn.Module, setting: Setting, device: torch.device, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
     """The model and random images as the setting says."""
     images = torch.randn(setting.batch, 3, *setting.size).to(device, dtype)
@@ -180,21 +227,9 @@ def _bytes(*tensors: torch.Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def environment(setting: Setting) -> dict[str, str | int]:
+def environment(setting: Setting) -> dict[str, str]:
     """What the figures depend on beside the setting."""
-    from .. import __version__
-
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    device = torch.cuda.get_device_name(setting.device) if setting.device.startswith("cuda") else cpu
-    return {
-        "foveal": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "hardware": device,
-    }
+    here, device = machine(), setting.device
+    if device.startswith("cuda"):
+        here["hardware"] = torch.cuda.get_device_name(device)
+    return here | {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}

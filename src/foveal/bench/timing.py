@@ -4,13 +4,15 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .._errors import UserError
+
+K = TypeVar("K", bound=Hashable)
 
 
 @contextmanager
@@ -25,17 +27,17 @@ def num_threads(number: int) -> Iterator[None]:
 
 
 def interleave(
-    functions: Mapping[str, Callable[[], object]],
+    functions: Mapping[K, Callable[[], object]],
     rounds: int,
     warmup: int = 3,
     synchronize: Callable[[], None] = lambda: None,
     progress: Callable[[int], None] = lambda done: None,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[K, list[float]]:
     """Call every function once a round, so that whatever else the machine does hits all of them alike.
 
     Args:
-        functions: what to time, by name.
+        functions: what to time, by name or other key.
         rounds: timed calls of each.
         warmup: calls of each before.
         synchronize: waits until the device is idle.
@@ -43,9 +45,9 @@ def interleave(
         clock: in seconds; ``time.thread_time`` leaves out what other processes take, if one thread does all the work.
 
     Returns:
-        Seconds of each call, by name and in order of the rounds.
+        Seconds of each call, by key and in order of the rounds.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: dict[K, list[float]] = {name: [] for name in functions}
     for done in range(warmup + rounds):
         for name, function in functions.items():
             synchronize()

@@ -4,20 +4,22 @@ import sys
 from importlib import import_module
 from typing import Any
 
-import torch
-
-from .._errors import UserError, first_line, unknown
+from .._errors import UserError, unknown
 
 COMMANDS = {
     "train": "train a classifier, a detector, a segmenter; without arguments a small classifier on built-in pictures",
     "eval": "how good a model is on labelled pictures: accuracy, average precision, mean IoU",
     "predict": "label pictures or their pixels, find objects in pictures and videos",
+    "export": "write a model for other runtimes, each file run and compared",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
     "study": "train what is compared, and write what it shows",
     "bench": "cost and speed of several models side by side",
+    "analyze": "the thesis's figures for any model: spectra, attention, interactions, and what else it does",
     "tables": "the thesis's tables: reported beside measured here",
 }
+
+TORCH = ("torch", "torchvision", "timm", "safetensors")  # what exported files do without
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,22 +34,18 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS)
         return import_module(f".{argv[0]}", __name__).main(argv[1:])
+    except ModuleNotFoundError as error:
+        if error.name not in TORCH:
+            raise
+        said = f"without {error.name} there are predict and eval of .onnx files alone: pip install foveal"
+        print(f"foveal: {said}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"foveal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("foveal: interrupted", file=sys.stderr)
         return 130
-
-
-def check_device(name: str) -> str:
-    """The name of a device that this machine has; raises UserError."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        what = f"cannot use device {name!r} (expected cpu, cuda, cuda:0, mps, ...)"
-        raise UserError(f"{what}: {first_line(error)}") from None
-    return name
 
 
 def changed(options: Any) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from .._errors import UserError, first_line
-from ..bench import Setting, environment
-from ..data import SUFFIXES, UNLABELLED, Batches, Data, OnImage, Pictures, decoder, load_split
+from .._views import Preprocessing
+from ..data import SUFFIXES, UNLABELLED, Data, OnImage, Pictures, load_split
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
-from ..tasks import Classifier, Preprocessing, load_classifier
+from ._load import batches_of, environment_of, load_model
 from ._pictures import WORST, read_batches
 
 UNITS = {"top1": "%", "top5": "%", "mean_class_accuracy": "%", "ece": "%", "nll": "nats"}
@@ -48,14 +48,15 @@ def evaluate_classifier(
         raise UserError(f"cannot write {confusion}: no such folder")
     if confusion is not None and confusion.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot write {confusion}: expected a .png, .svg or .pdf file")
-    classifier = load_classifier(model, preprocessing, device=device, precision=precision)
+    classifier = load_model("classification", model, device=device, precision=precision, preprocessing=preprocessing)
     pictures, metric, labels_of = _prepare(classifier, data, root, labels)
     report = metric if isinstance(metric, ClassificationReport) else None
     if report is None and (confusion is not None or per_class):
         raise UserError("--confusion and --per-class have no effect where a picture has a set of labels")
     skipped: list[str] = []
     started = time.monotonic()
-    with Batches(pictures, OnImage(classifier.transform()), batch_size, workers=workers) as batches:
+    transform = OnImage(classifier.transform())
+    with batches_of(classifier, pictures, transform, batch_size, workers) as batches:
         for batch in read_batches(batches, skipped, on_bad_image):
             metric.update(classifier.scores(batch["image"]), {"label": labels_of(batch)})
     metrics = metric.compute()
@@ -69,7 +70,7 @@ def evaluate_classifier(
         answer |= dict(
             preprocessing=classifier.config,
             settings=settings,
-            environment=environment(Setting(device=device)) | {"decoder": decoder()},
+            environment=environment_of(classifier, device),
         )
         print(json.dumps(answer))
     else:
@@ -84,14 +85,14 @@ def evaluate_classifier(
 
 
 def _prepare(
-    classifier: Classifier, data: str, root: Path | None, labels: Path | None
-) -> tuple[Data, ClassificationReport | RealLabels, Callable[[dict], torch.Tensor]]:
+    classifier: Any, data: str, root: Path | None, labels: Path | None
+) -> tuple[Data, ClassificationReport | RealLabels, Callable[[dict], np.ndarray]]:
     """Pictures, a metric, and from a batch to its labels [B] as the metric calls them."""
     pictures = load_split(data, root)
     if labels is None:
         if not pictures.classes:
             raise UserError(f"{data} has no class folders; --labels names a file with the labels of its pictures")
-        place = torch.tensor(classifier.positions(pictures.classes))
+        place = np.array(classifier.positions(pictures.classes))
         return pictures, ClassificationReport(classifier.num_classes), lambda batch: place[_labels(batch)]
     real = labels.suffix == ".json"
     sets = _read_real(labels, classifier.num_classes) if real else []
@@ -100,14 +101,15 @@ def _prepare(
     if isinstance(pictures, Pictures):  # fails before the first of them is read
         for index in range(len(pictures)):
             _find(known, pictures.name(index), labels)
-    return pictures, metric, lambda batch: torch.tensor([_find(known, name, labels) for name in batch["name"]])
+    return pictures, metric, lambda batch: np.array([_find(known, name, labels) for name in batch["name"]])
 
 
-def _labels(batch: dict) -> torch.Tensor:
-    for name, label in zip(batch["name"], batch["label"].tolist()):
+def _labels(batch: dict) -> np.ndarray:
+    labels = np.asarray(batch["label"])
+    for name, label in zip(batch["name"], labels):
         if label == UNLABELLED:
             raise UserError(f"picture {name} has no label")
-    return batch["label"]
+    return labels
 
 
 def _find(known: dict[str, int], name: str, file: Path) -> int:
@@ -140,7 +142,7 @@ def _read_real(file: Path, num_classes: int) -> list[list[int]]:
     return sets
 
 
-def _read_text(file: Path, classifier: Classifier) -> dict[str, int]:
+def _read_text(file: Path, classifier: Any) -> dict[str, int]:
     """The model's class for each picture's name, or for its number: that of the line, from 1."""
     lines = [line.split(maxsplit=1) for line in _read(file).splitlines()]
     if not lines or not all(lines):
@@ -153,7 +155,7 @@ def _read_text(file: Path, classifier: Classifier) -> dict[str, int]:
     return {key: indices[label] for key, label in given.items()}
 
 
-def _indices(given: set[str], file: Path, classifier: Classifier) -> dict[str, int]:
+def _indices(given: set[str], file: Path, classifier: Any) -> dict[str, int]:
     """The model's class for each label that a file gives."""
     if all(label.isdecimal() for label in given):
         if (most := max(map(int, given))) >= classifier.num_classes:
@@ -168,7 +170,7 @@ def _indices(given: set[str], file: Path, classifier: Classifier) -> dict[str, i
     return dict(zip(names, classifier.positions(names)))
 
 
-def _classes(classifier: Classifier, report: ClassificationReport) -> dict[str, Any]:
+def _classes(classifier: Any, report: ClassificationReport) -> dict[str, Any]:
     """Classes with their pictures, and the confusion matrix as triples of label, prediction and pictures."""
     counts, accuracies = report.class_pictures().tolist(), report.class_accuracies().tolist()
     rows = zip(classifier.classes or classifier.titles, classifier.titles, counts, accuracies, strict=True)
@@ -176,12 +178,12 @@ def _classes(classifier: Classifier, report: ClassificationReport) -> dict[str, 
         {"class": name, "title": title, "pictures": count, "accuracy": None if math.isnan(accuracy) else accuracy}
         for name, title, count, accuracy in rows
     ]
-    cells = report.confusion.nonzero()
-    triples = [[*cell, int(report.confusion[tuple(cell)])] for cell in cells.tolist()]
+    cells = np.argwhere(report.confusion).tolist()
+    triples = [[row, column, int(report.confusion[row, column])] for row, column in cells]
     return {"classes": classes, "confusion": triples}
 
 
-def _show(classifier: Classifier, metrics: dict[str, float], rate: float) -> None:
+def _show(classifier: Any, metrics: dict[str, float], rate: float) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -199,7 +201,7 @@ def _show(classifier: Classifier, metrics: dict[str, float], rate: float) -> Non
     console.print(f"{classifier.name}: {classifier.num_classes} classes, {shown}", markup=False, soft_wrap=True)
 
 
-def _show_classes(classifier: Classifier, report: ClassificationReport, every: bool) -> None:
+def _show_classes(classifier: Any, report: ClassificationReport, every: bool) -> None:
     """All classes, or the worst; with what they are taken for most."""
     accuracies, counts = report.class_accuracies(), report.class_pictures()
     seen = [i for i in range(classifier.num_classes) if counts[i]]
@@ -209,10 +211,11 @@ def _show_classes(classifier: Classifier, report: ClassificationReport, every: b
     for name in ("pictures", "accuracy %"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("most often taken for")
-    wrong = report.confusion.clone().fill_diagonal_(0)
+    wrong = report.confusion.copy()
+    np.fill_diagonal(wrong, 0)
     for i in range(classifier.num_classes) if every else worst:
-        count, other = wrong[i].max(dim=0)
-        taken = f"{classifier.titles[int(other)]} ({int(count)})" if count else ""
+        other = int(wrong[i].argmax())
+        taken = f"{classifier.titles[other]} ({wrong[i, other]})" if wrong[i, other] else ""
         accuracy = f"{float(accuracies[i]):.1f}" if counts[i] else "-"
         table.add_row(classifier.titles[i], str(int(counts[i])), accuracy, taken)
     Console(highlight=False).print(table)

@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from .._errors import UserError
-from ..bench import Setting, environment
-from ..data import Batches, decoder, load_split
+from ..data import load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
-from ..tasks import DetectorModel, load_detector
+from ._load import batches_of, environment_of, load_model
 from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
@@ -40,14 +39,14 @@ def evaluate_detector(
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     if save_predictions is not None:
         check_json(save_predictions)
-    detector = load_detector(model, device=device, precision=precision)
+    detector = load_model("detection", model, device=device, precision=precision)
     pictures: Any = load_split(data, root, kind="detection", skip=on_bad_image == "skip")
-    place = torch.tensor(detector.positions(pictures.classes))
+    place = np.array(detector.positions(pictures.classes))
     category_ids = [number for _, number in sorted(zip(place.tolist(), pictures.category_ids))]
     metric = CocoAP(len(detector.classes), masks=detector.masks and pictures.has_masks)
     left_out, skipped, results = [str(problem) for problem in pictures.problems], [], []
     started = time.monotonic()
-    with Batches(pictures, detector.transform(), batch_size, workers=workers, stack=detector.stack) as batches:
+    with batches_of(detector, pictures, detector.transform(), batch_size, workers, detector.stack) as batches:
         for batch in read_batches(batches, skipped, on_bad_image):
             found = detector.predict(batch)
             targets = [target | {"labels": place[target["labels"]]} for target in batch["target"]]
@@ -68,7 +67,7 @@ def evaluate_detector(
         answer |= dict(
             preprocessing={name: detector.config[name] for name in ("image_size", "max_size")},
             settings=settings,
-            environment=environment(Setting(device=device)) | {"decoder": decoder()},
+            environment=environment_of(detector, device),
         )
         print(json.dumps(answer))
         return 0
@@ -85,9 +84,7 @@ def evaluate_detector(
     return 0
 
 
-def _classes(
-    detector: DetectorModel, metric: CocoAP, counts: list[int], category_ids: list[int]
-) -> list[dict[str, Any]]:
+def _classes(detector: Any, metric: CocoAP, counts: list[int], category_ids: list[int]) -> list[dict[str, Any]]:
     """Of each class its name, its number in the data, its objects, and AP of boxes and masks."""
     rows: list[dict[str, Any]] = [
         {"class": name, "category_id": number, "objects": count}
@@ -99,7 +96,7 @@ def _classes(
     return rows
 
 
-def _show(detector: DetectorModel, metric: CocoAP, metrics: dict[str, Any], rate: float) -> None:
+def _show(detector: Any, metric: CocoAP, metrics: dict[str, Any], rate: float) -> None:
     table = Table("", box=SIMPLE_HEAD, pad_edge=False)
     for kind in metric.kinds:
         table.add_column(f"{SHOWN[kind]} %", justify="right", no_wrap=True)
@@ -108,7 +105,7 @@ def _show(detector: DetectorModel, metric: CocoAP, metrics: dict[str, Any], rate
     console = Console(highlight=False)
     console.print(table)
     size = f"shorter side {detector.config['image_size']} px, longer side {detector.config['max_size']} px at most"
-    if detector.model.square:
+    if detector.square:
         size = f"{detector.config['image_size']}x{detector.config['image_size']} px"
     for line in (
         f"{metrics['pictures']} pictures, {metrics['objects']} objects; {rate:.1f} images/s with reading",

@@ -7,17 +7,16 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from .._errors import UserError, some
-from ..bench import Setting, environment
-from ..data import Batches, Bodies, Crop, coco_crops, decoder, load_split
+from ..data import Bodies, Crop, coco_crops, load_split
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
-from ..tasks import DetectorModel, KeypointModel, load_detector, load_keypoints
+from ._load import batches_of, environment_of, load_model
 from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
 
 
@@ -40,9 +39,9 @@ def evaluate_keypoints(
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     if save_predictions is not None:
         check_json(save_predictions)
-    keypoints = load_keypoints(model, device=device, precision=precision)
+    keypoints = load_model("keypoints", model, device=device, precision=precision)
     bodies: Any = load_split(data, root, kind="keypoints", skip=on_bad_image == "skip")
-    place = torch.tensor(keypoints.positions(bodies.classes))
+    place = np.array(keypoints.positions(bodies.classes))
     metric, skipped = OksAP(bodies.joints, suppress=boxes is not None), []
     common: dict[str, Any] = dict(batch_size=batch_size, workers=workers)
     started = time.monotonic()
@@ -50,12 +49,12 @@ def evaluate_keypoints(
         if boxes.endswith(".json"):
             crops, looked_at = coco_crops(Path(boxes), bodies), range(len(bodies.pictures))
         else:
-            detector = load_detector(boxes, device=device, precision=precision)
+            detector = load_model("detection", boxes, device=device, precision=precision)
             crops, looked_at = _detected(detector, bodies, skipped, on_bad_image, common)
         for picture in looked_at:
             metric.expect(bodies.truth(picture))
         bodies = bodies.at(crops)
-    with Batches(bodies, keypoints.transform(), stack=keypoints.stack, **common) as batches:
+    with batches_of(keypoints, bodies, keypoints.transform(), stack=keypoints.stack, **common) as batches:
         for batch in read_batches(batches, skipped, on_bad_image):
             found = keypoints.predict(batch)
             metric.update([{name: value[place] for name, value in body.items()} for body in found], batch)
@@ -77,7 +76,7 @@ def evaluate_keypoints(
         answer |= dict(
             preprocessing={name: keypoints.config[name] for name in names},
             settings=settings,
-            environment=environment(Setting(device=device)) | {"decoder": decoder()},
+            environment=environment_of(keypoints, device),
         )
         print(json.dumps(answer))
         return 0
@@ -94,7 +93,7 @@ def evaluate_keypoints(
 
 
 def _detected(
-    detector: DetectorModel,
+    detector: Any,
     bodies: Bodies,
     skipped: list[str],
     on_bad_image: Literal["stop", "skip"],
@@ -107,7 +106,7 @@ def _detected(
         raise UserError(f"{detector.name} finds no bodies of the data: it finds {known}")
     crops, seen = [], []
     numbers = {bodies.pictures.name(i): i for i in range(len(bodies.pictures))}
-    with Batches(bodies.pictures, detector.transform(), stack=detector.stack, **common) as batches:
+    with batches_of(detector, bodies.pictures, detector.transform(), stack=detector.stack, **common) as batches:
         for batch in read_batches(batches, skipped, on_bad_image):
             for name, found in zip(batch["name"], detector.predict(batch), strict=True):
                 seen.append(numbers[name])
@@ -119,7 +118,7 @@ def _detected(
     return crops, seen
 
 
-def _show(keypoints: KeypointModel, metrics: dict[str, Any], rate: float, boxes: str | None) -> None:
+def _show(keypoints: Any, metrics: dict[str, Any], rate: float, boxes: str | None) -> None:
     table = Table("", "keypoints %", box=SIMPLE_HEAD, pad_edge=False)
     for name in FIGURES:
         table.add_row(name, percent(metrics[name]))

@@ -8,16 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from .._errors import UserError
-from ..bench import Setting, environment
-from ..data import IGNORED, Batches, decoder, load_split
+from .._views import Views
+from ..data import IGNORED, load_split
 from ..metrics import MeanIoU
-from ..tasks import SegmenterModel, Views, load_segmenter
+from ._load import batches_of, environment_of, load_model
 from ._pictures import WORST, percent, plain, read_batches
 
 NAMES = {"mIoU": "mean IoU", "mAcc": "mean accuracy of classes", "aAcc": "accuracy of pixels"}
@@ -40,13 +40,13 @@ def evaluate_segmenter(
     """Print mean IoU and accuracies; arguments are those of the command."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     settings |= {"views": asdict(views)}
-    segmenter = load_segmenter(model, device=device, precision=precision)
+    segmenter = load_model("segmentation", model, device=device, precision=precision)
     pictures: Any = load_split(data, root, kind="segmentation")
-    place = torch.full((IGNORED + 1,), IGNORED)
-    place[: len(pictures.classes)] = torch.tensor(segmenter.positions(pictures.classes))
+    place = np.full(IGNORED + 1, IGNORED)
+    place[: len(pictures.classes)] = segmenter.positions(pictures.classes)
     metric, skipped = MeanIoU(len(segmenter.classes)), []
     started = time.monotonic()
-    with Batches(pictures, segmenter.transform(), batch_size, workers=workers, stack=segmenter.stack) as batches:
+    with batches_of(segmenter, pictures, segmenter.transform(), batch_size, workers, segmenter.stack) as batches:
         for batch in read_batches(batches, skipped, on_bad_image):
             metric.update(segmenter.predict(batch, views), {"mask": [place[mask] for mask in batch["mask"]]})
     if not metric.pictures:
@@ -63,7 +63,7 @@ def evaluate_segmenter(
         answer |= dict(
             preprocessing={name: segmenter.config[name] for name in ("image_size", "max_size")},
             settings=settings,
-            environment=environment(Setting(device=device)) | {"decoder": decoder()},
+            environment=environment_of(segmenter, device),
         )
         print(json.dumps(answer))
         return 0
@@ -74,7 +74,7 @@ def evaluate_segmenter(
     return 0
 
 
-def _show(segmenter: SegmenterModel, metrics: dict[str, float], rate: float) -> None:
+def _show(segmenter: Any, metrics: dict[str, float], rate: float) -> None:
     table = Table("", "%", box=SIMPLE_HEAD, pad_edge=False)
     for name, title in NAMES.items():
         table.add_row(title, percent(metrics[name]))

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .._errors import UserError, first_line
-from ..data import BadImage, Batches
+from ..data import BadImage
 
 WORST = 5  # classes named below the table of an evaluation
 
 
-def read_batches(batches: Batches, skipped: list[str], on_bad_image: Literal["stop", "skip"]) -> Iterator[dict]:
+def read_batches(batches: Any, skipped: list[str], on_bad_image: Literal["stop", "skip"]) -> Iterator[dict]:
     """The batches to evaluate on that are not empty, with a bar on a terminal.
 
     Args:

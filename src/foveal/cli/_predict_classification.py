@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from .._errors import UserError
+from .._views import Preprocessing
 from ..data import SUFFIXES, BadImage, open_image
-from ..tasks import Preprocessing, load_classifier
+from ._load import load_model
 from ._pictures import find_files, skip
 
 TOP = 3
@@ -30,7 +32,7 @@ def predict_classes(
     if top < 1:
         raise UserError(f"top must be at least 1, got {top}")
     files = find_files(pictures, SUFFIXES)
-    classifier = load_classifier(model, preprocessing, device=device)
+    classifier = load_model("classification", model, preprocessing=preprocessing, device=device)
     transform = classifier.transform()
     top = min(top, classifier.num_classes)
     table = Table("picture", *(f"{i + 1}." for i in range(top)))
@@ -40,8 +42,8 @@ def predict_classes(
         except BadImage as error:
             skip(error, on_bad_image)
             continue
-        scores, classes = classifier.scores(image[None])[0].topk(top)
-        labels = [(classifier.titles[i], score) for i, score in zip(classes.tolist(), scores.tolist())]
+        scores = np.asarray(classifier.scores(image[None])[0])
+        labels = [(classifier.titles[i], float(scores[i])) for i in (-scores).argsort(kind="stable")[:top]]
         if as_json:
             print(json.dumps({"picture": str(path), "labels": [{"class": n, "score": s} for n, s in labels]}))
         else:

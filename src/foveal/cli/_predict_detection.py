@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
@@ -18,7 +19,7 @@ from .._errors import UserError
 from ..data import SUFFIXES, VIDEO_SUFFIXES, BadImage, Video, new_video, open_image
 from ..metrics import encode_mask
 from ..metrics.coco import DECIMALS
-from ..tasks import DetectorModel, load_detector
+from ._load import load_model
 from ._pictures import find_files, make_folders, new_files, save, skip
 
 THRESHOLD = 0.5
@@ -40,7 +41,7 @@ def predict_objects(
         raise UserError(f"threshold must be in [0, 1], got {threshold:g}")
     files = find_files(pictures, KNOWN)
     drawings = [] if out is None else new_files(files, out, KNOWN)
-    detector = load_detector(model, device=device)
+    detector = load_model("detection", model, device=device)
     make_folders(drawings)
     look_at(files, drawings, partial(_look, detector, threshold, as_json), "objects", on_bad_image, as_json)
     if not as_json and out is not None:
@@ -82,7 +83,7 @@ def look_at(
 
 
 def _look(
-    detector: DetectorModel, threshold: float, as_json: bool, picture: Image.Image, where: dict[str, Any], drawn: bool
+    detector: Any, threshold: float, as_json: bool, picture: Image.Image, where: dict[str, Any], drawn: bool
 ) -> tuple[list[tuple[str, float]], Image.Image]:
     """Names and scores of the objects in a picture, and the picture, on which they are ``drawn`` or not.
 
@@ -96,7 +97,7 @@ def _look(
         scores = [round(score, 6) for score in found["scores"].tolist()]
         answer = where | dict(height=picture.height, width=picture.width, boxes=boxes, labels=names, scores=scores)
         if "masks" in found:
-            answer["masks"] = [encode_mask(mask, mask.shape) for mask in found["masks"].numpy()]
+            answer["masks"] = [encode_mask(mask, mask.shape) for mask in np.asarray(found["masks"])]
         print(json.dumps(answer))
     return [*zip(names, found["scores"].tolist())], draw_objects(picture, found, detector.classes) if drawn else picture
 

@@ -11,7 +11,7 @@ from PIL import Image
 from .._draw import draw_bodies
 from .._errors import UserError, some
 from ..metrics.coco import DECIMALS
-from ..tasks import DetectorModel, KeypointModel, load_detector, load_keypoints
+from ._load import load_model
 from ._pictures import find_files, make_folders, new_files
 from ._predict_detection import KNOWN, look_at
 
@@ -32,8 +32,8 @@ def predict_bodies(
         raise UserError(f"threshold must be in [0, 1], got {threshold:g}")
     files = find_files(pictures, KNOWN)
     drawings = [] if out is None else new_files(files, out, KNOWN)
-    keypoints = load_keypoints(model, device=device)
-    detector = None if boxes is None else load_detector(boxes, device=device)
+    keypoints = load_model("keypoints", model, device=device)
+    detector = None if boxes is None else load_model("detection", boxes, device=device)
     if detector is not None and not {*detector.classes} & {*keypoints.categories}:
         known = f"{some(detector.classes, 4)}; {model} knows {some(keypoints.categories, 4)}"
         raise UserError(f"{boxes} finds no bodies: it finds {known}")
@@ -45,8 +45,8 @@ def predict_bodies(
 
 
 def _look(
-    keypoints: KeypointModel,
-    detector: DetectorModel | None,
+    keypoints: Any,
+    detector: Any,
     threshold: float,
     as_json: bool,
     picture: Image.Image,

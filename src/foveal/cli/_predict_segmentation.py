@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from .._draw import draw_classes, palette_image
+from .._views import Views
 from ..data import SUFFIXES, BadImage, open_image
-from ..tasks import Views, load_segmenter
+from ._load import load_model
 from ._pictures import find_files, make_folders, new_files, save, skip
 
 NAMED = 5  # classes of a picture in the table
@@ -33,7 +34,7 @@ def predict_pixels(
     if out is not None:
         masks = new_files([(path, name.with_suffix(".png")) for path, name in files], out / "masks", SUFFIXES)
         overlays = new_files(files, out / "overlays", SUFFIXES)
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_model("segmentation", model, device=device)
     make_folders(masks + overlays)
     table = Table("picture", "share of the pixels")
     for number, (path, _) in enumerate(files):
@@ -42,10 +43,10 @@ def predict_pixels(
         except BadImage as error:
             skip(error, on_bad_image)
             continue
-        (classes,) = segmenter.segment([picture], views)
-        counts = torch.bincount(classes.flatten(), minlength=len(segmenter.classes))
-        order = counts.argsort(descending=True, stable=True).tolist()
-        shares = {segmenter.classes[i]: counts[i].item() / classes.numel() for i in order if counts[i]}
+        classes = np.asarray(segmenter.segment([picture], views)[0])
+        counts = np.bincount(classes.flatten(), minlength=len(segmenter.classes))
+        order = (-counts).argsort(kind="stable").tolist()
+        shares = {segmenter.classes[i]: counts[i].item() / classes.size for i in order if counts[i]}
         if as_json:
             size = dict(height=picture.height, width=picture.width)
             print(json.dumps({"picture": str(path), **size, "shares": {k: round(v, 6) for k, v in shares.items()}}))

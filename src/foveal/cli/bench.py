@@ -15,12 +15,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .._errors import UserError, unknown
-from ..bench import Result, Setting, environment, num_threads, throughput
+from ..bench import RUNTIMES, Result, Setting, environment, num_threads, throughput
 from ..bench import bench as measure
 from ..data import Batches, load_data
 from ..recipes import RECIPES
 from ..tasks import Augment, ClassificationArgs
-from . import check_device
+from ._load import check_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ def bench(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     threads: int = 1,
     device: str = "cpu",
-    compile: bool = False,
+    runtime: str = "eager",
+    fixed: bool = False,
     channels_last: bool = False,
     grad_checkpointing: bool = False,
     data: str | None = None,
@@ -77,7 +78,9 @@ def bench(
         dtype: of weights and images; with --train of autocast, while the weights stay float32.
         threads: CPU threads.
         device: as torch names it.
-        compile: measure under torch.compile.
+        runtime: where the models run, with commas between: eager, compile (torch.compile), onnxruntime, openvino; the
+            last two run what foveal export writes, not compared here.
+        fixed: export for images of that size and batch alone; otherwise all three are free.
         channels_last: give weights and images that memory format.
         grad_checkpointing: with --train, compute activations again in the backward pass.
         data: with --train, measure beside the models how fast pictures come: a data set's name or a folder.
@@ -110,6 +113,15 @@ def bench(
     ]:
         if given and not there:
             raise UserError(f"{name} has no effect without {needed}")
+    runtimes = tuple(dict.fromkeys(runtime.split(",")))
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise unknown("runtime", name, RUNTIMES)
+    foreign = [name for name in runtimes if RUNTIMES[name]]
+    if foreign and (train or dtype != "float32" or device != "cpu"):
+        raise UserError(f"{foreign[0]} is measured in float32 inference on the CPU")
+    if fixed and not foreign:
+        raise UserError("--fixed has no effect without a runtime of exported models")
     setting = Setting(
         mode="train" if train else "inference",
         size=(size[0], size[-1]),
@@ -117,7 +129,8 @@ def bench(
         dtype=dtype,
         threads=threads,
         device=check_device(device),
-        compile=compile,
+        runtimes=runtimes,
+        fixed=fixed,
         channels_last=channels_last,
         grad_checkpointing=grad_checkpointing,
         rounds=rounds,
@@ -189,21 +202,25 @@ def _write_csv(results: list[Result], loader: Loader | None, same: dict[str, Any
 def _show(results: list[Result], loader: Loader | None, setting: Setting, where: dict) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", overflow="fold")
+    if several := len(setting.runtimes) > 1:
+        table.add_column("runtime", no_wrap=True)
     for name in ("params M", "GMACs", "ms", "quartiles", "ratio", "images/s", "MiB"):
         table.add_column(name, justify="right", no_wrap=True)
     for r in results:
         table.add_row(
             r.model,
+            *([r.runtime] if several else []),
             f"{r.parameters / 1e6:.2f}",
             f"{r.macs / 1e9:.3f}",
             f"{r.latency_ms:.1f}",
             f"{r.latency_low_ms:.1f}-{r.latency_high_ms:.1f}",
             f"{r.ratio:.2f}",
             f"{r.images_per_second:.1f}",
-            f"{r.peak_memory_mib:.0f}",
+            "" if r.peak_memory_mib is None else f"{r.peak_memory_mib:.0f}",
         )
     if loader is not None:
-        table.add_row("loader", "", "", "", "", "", f"{loader.images_per_second:.1f}", "")
+        speed = f"{loader.images_per_second:.1f}"
+        table.add_row("loader", *([""] if several else []), "", "", "", "", "", speed, "")
     console = Console(highlight=False)
     console.print(table)
     if loader is not None:
@@ -212,7 +229,8 @@ def _show(results: list[Result], loader: Loader | None, setting: Setting, where:
     parts = ["training steps"] if setting.mode == "train" else []
     parts += [f"{setting.size[0]}x{setting.size[1]}", f"batch {setting.batch}"]
     parts += [f"{setting.dtype} autocast" if autocast else setting.dtype]
-    parts += [f"{setting.threads} thread(s)", "compiled" if setting.compile else "eager"]
+    parts += [f"{setting.threads} thread(s)", *([] if several else setting.runtimes)]
+    parts += ["exported for this size"] if setting.fixed else []
     parts += ["channels_last"] if setting.channels_last else []
     parts += ["gradient checkpointing"] if setting.grad_checkpointing else []
     parts += [f"{setting.rounds} rounds", f"torch {where['torch']}", f"timm {where['timm']}", str(where["hardware"])]

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .._errors import UserError
-from ..tasks import AS_TRAINED, AT_ONCE, Preprocessing, Views, kind_of
-from . import changed, check_device, check_unused
+from .._views import AS_TRAINED, AT_ONCE, Preprocessing, Views
+from . import changed, check_unused
 from ._eval_classification import evaluate_classifier
 from ._eval_detection import evaluate_detector
 from ._eval_keypoints import evaluate_keypoints
 from ._eval_segmentation import evaluate_segmenter
+from ._load import kind_of
 
 
 def main(argv: list[str]) -> int:
@@ -42,16 +43,16 @@ def evaluate(
     """Accuracy and calibration of a classifier, mean IoU of a segmenter, COCO's average precision of other models.
 
     Args:
-        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
-            an .onnx file.
+        model: a run's folder or an .onnx file; for a classifier also a timm model that has weights, hf-hub:REPO or
+            local-dir:FOLDER. A file needs no PyTorch.
         data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
         root: where a named data set lies, or the pictures of a COCO file.
-        boxes: where a keypoint estimator looks: the folder of a run of a detector, or COCO's results of one (.json); in
-            the marked boxes without it.
+        boxes: where a keypoint estimator looks: the folder or the file of a detector, or COCO's results of one
+            (.json); in the marked boxes without it.
         labels: labels of the numbered pictures in a folder, in the order of their numbers: a line of text each (class
             index or name, also behind the picture's name), or ImageNet-ReaL's real.json. Of a classifier.
         batch_size: pictures at once; without it 64 of a classifier, and 8 of others.
-        workers: processes that read pictures; 0 reads them in between.
+        workers: processes, for a file threads, that read pictures; 0 reads them in between.
         device: as torch names it.
         precision: bf16 runs under autocast.
         confusion: draw the confusion matrix of a classifier into this PNG, SVG or PDF file.
@@ -66,7 +67,7 @@ def evaluate(
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}")
     common: dict[str, Any] = dict(data=data, root=root, batch_size=batch_size, workers=workers)
-    common |= dict(device=check_device(device), precision=precision)
+    common |= dict(device=device, precision=precision)
     common |= dict(per_class=per_class, on_bad_image=on_bad_image, as_json=as_json)
     of_classifiers = {"labels": labels, "confusion": confusion} | changed(preprocessing)
     if kind == "keypoints":

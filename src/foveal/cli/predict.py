@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..tasks import AS_TRAINED, AT_ONCE, Preprocessing, Views, kind_of
-from . import changed, check_device, check_unused
+from .._views import AS_TRAINED, AT_ONCE, Preprocessing, Views
+from . import changed, check_unused
+from ._load import kind_of
 from ._predict_classification import TOP, predict_classes
 from ._predict_detection import THRESHOLD, predict_objects
 from ._predict_keypoints import predict_bodies
@@ -36,10 +37,10 @@ def predict(
     """Label pictures with a classifier, or their pixels with a segmenter; find objects and joints in pictures, videos.
 
     Args:
-        model: a run's folder; for a classifier also a timm model that has weights, hf-hub:REPO, local-dir:FOLDER or
-            an .onnx file.
+        model: a run's folder or an .onnx file; for a classifier also a timm model that has weights, hf-hub:REPO or
+            local-dir:FOLDER. A file needs no PyTorch.
         pictures: files and folders of pictures; for a detector and a keypoint estimator also videos.
-        boxes: the folder of a run of a detector, in whose boxes a keypoint estimator looks for joints; without it a
+        boxes: the folder or the file of a detector, in whose boxes a keypoint estimator looks for joints; without it a
             picture shows one body, which fills it.
         top: how many classes a classifier names; 3 without it.
         threshold: least score of what a detector finds; 0.5 without it.
@@ -49,7 +50,7 @@ def predict(
         on_bad_image: stop at a picture or video that cannot be read, or skip it and list it.
         as_json: a JSON object per picture, and per picture of a video, instead of a table.
     """
-    common: dict[str, Any] = dict(device=check_device(device), on_bad_image=on_bad_image, as_json=as_json)
+    common: dict[str, Any] = dict(device=device, on_bad_image=on_bad_image, as_json=as_json)
     kind = kind_of(model)
     if kind == "keypoints":
         check_unused({"top": top} | changed(preprocessing) | changed(views), "a keypoint estimator")

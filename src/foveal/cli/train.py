@@ -37,7 +37,7 @@ from ..engine import (
     write_text,
 )
 from ..recipes import RECIPES
-from . import check_device
+from ._load import check_device
 
 DRY_STEPS = 5  # measured, behind two that warm up
 REGISTRY = tyro.constructors.ConstructorRegistry()

@@ -1,31 +1,40 @@
-"""Data sets: one file per format, each giving labelled pictures as a list or as a stream."""
+"""Data sets: one file per format, each giving labelled pictures as a list or as a stream.
+
+Reading them needs numpy and Pillow. What makes tensors of pictures needs PyTorch, and is imported when it is asked for.
+"""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .._errors import UserError, some, unknown
+from ._arrays import ArrayBatches, OnImage
 from ._bodies import Bodies, Crop, MarkedBodies
+from ._class_map import IGNORED, class_map
 from ._decode import BadImage, decode_image, decoder, open_image
-from ._loader import Batches, OnImage
 from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, run_length_code, size_problems
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
+from ._shapes import fitted, look, warped
 from ._skeleton import Joints
 from ._video import VIDEO_SUFFIXES, Video, new_video
-from .boxes import BoxAugment, BoxTransform, stack_marked
 from .coco import coco, coco_crops, coco_keypoints, is_coco, is_coco_keypoints, write_coco
 from .fashion_mnist import BUILT_IN, fashion_mnist
 from .figures import Figures, figures, whole_figures
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
-from .joints import JointAugment, JointTransform, stack_bodies
 from .listing import listing
 from .mask_folder import Masked, hold_out_masked, is_mask_folder, mask_folder
-from .masks import IGNORED, MaskAugment, MaskTransform, class_map, stack_masked
 from .scenes import SceneMasks, Scenes, scene_masks, scenes
 from .voc import is_voc, voc
 from .webdataset import webdataset
 from .yolo import is_yolo, yolo
+
+if TYPE_CHECKING:
+    from ._loader import Batches
+    from .boxes import BoxAugment, BoxTransform, stack_marked
+    from .joints import JointAugment, JointTransform, stack_bodies
+    from .masks import MaskAugment, MaskTransform, stack_masked
 
 __all__ = [
     "DATASETS",
@@ -34,6 +43,7 @@ __all__ = [
     "SUFFIXES",
     "UNLABELLED",
     "VIDEO_SUFFIXES",
+    "ArrayBatches",
     "BadImage",
     "Batches",
     "Bodies",
@@ -67,9 +77,11 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "decoder",
+    "fitted",
     "load_data",
     "load_parts",
     "load_split",
+    "look",
     "new_video",
     "open_image",
     "run_length_code",
@@ -77,8 +89,16 @@ __all__ = [
     "stack_bodies",
     "stack_marked",
     "stack_masked",
+    "warped",
     "write_coco",
 ]
+
+OF_TENSORS = {  # by the file that holds it
+    "_loader": ("Batches",),
+    "boxes": ("BoxAugment", "BoxTransform", "stack_marked"),
+    "joints": ("JointAugment", "JointTransform", "stack_bodies"),
+    "masks": ("MaskAugment", "MaskTransform", "stack_masked"),
+}
 
 Data: TypeAlias = Pictures | Stream
 Parts: TypeAlias = tuple[Data | None, Data | None]  # training and validation; None is what the source does not say
@@ -96,6 +116,14 @@ class Format(NamedTuple):
     what: str
     fits: Callable[[str], bool]
     read: Callable[[str, Path | None, bool], Parts]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs PyTorch."""
+    for file, names in OF_TENSORS.items():
+        if name in names:
+            return getattr(import_module(f".{file}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _fashion(root: Path | None) -> Parts:

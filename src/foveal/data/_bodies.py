@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ._objects import Marked, Objects, Problem, hold_out_marked
@@ -97,10 +96,10 @@ class Bodies(Pictures):
         target: dict[str, Any] = {"index": index, "body": crop.body, "score": crop.score}
         target["truth"] = self.truth(crop.picture)
         if crop.body is None:
-            return {"target": target | {"box": torch.tensor(crop.box, dtype=torch.float), "label": crop.label}}
+            return {"target": target | {"box": np.array(crop.box, dtype=np.float32), "label": crop.label}}
         body, keypoints = crop.body, target["truth"]["keypoints"]
-        target |= {"box": torch.from_numpy(objects.boxes[body]).float(), "label": int(objects.labels[body])}
-        return {"target": target | {"keypoints": torch.from_numpy(keypoints[body]).float()}}
+        target |= {"box": objects.boxes[body].astype(np.float32), "label": int(objects.labels[body])}
+        return {"target": target | {"keypoints": keypoints[body].astype(np.float32)}}
 
 
 class MarkedBodies(Bodies):

@@ -14,20 +14,6 @@ def pixels(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def fitted(size: Sequence[int], shorter: int, longest: int) -> tuple[int, int]:
-    """Height and width that a picture of ``size`` gets, rounded down as torchvision's ``Resize`` does.
-
-    Args:
-        shorter: side in pixels.
-        longest: side in pixels; a picture that is longer gets a smaller shorter side.
-    """
-    h, w = size
-    short, long = shorter, shorter * max(h, w) // min(h, w)
-    if long > longest:
-        short, long = max(1, longest * short // long), longest
-    return (short, long) if h <= w else (long, short)
-
-
 def resized(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """uint8 [3, H, W] -> [3, h, w]."""
     return v2.functional.resize(image, list(size), antialias=True)

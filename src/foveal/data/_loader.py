@@ -141,16 +141,6 @@ def collate(samples: list[dict], stack: Callable[[list[dict]], dict], fill: bool
     return stack(good) | {"bad": bad}
 
 
-class OnImage:
-    """A transform of samples from one of pictures."""
-
-    def __init__(self, transform: Callable):
-        self.transform = transform
-
-    def __call__(self, sample: dict, draw: Callable[[], dict]) -> dict:
-        return sample | {"image": self.transform(sample["image"])}
-
-
 class _Order(Sampler[list[tuple[int, int]]]):
     """The batches of the epoch that comes next, as (epoch, index)."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .._errors import UserError
@@ -54,10 +53,10 @@ class Objects:
     def target(self) -> dict[str, Any]:
         """As a detector takes them; see ``Marked.annotation``."""
         return {
-            "boxes": torch.from_numpy(self.boxes).float().view(-1, 4),
-            "labels": torch.from_numpy(self.labels).long(),
-            "crowd": torch.from_numpy(self.crowd).bool(),
-            "area": torch.from_numpy(self.area).float(),
+            "boxes": self.boxes.astype(np.float32).reshape(-1, 4),
+            "labels": self.labels.astype(np.int64),
+            "crowd": self.crowd.astype(bool),
+            "area": self.area.astype(np.float32),
             "segmentations": self.segmentations,
             "image_id": self.image_id,
         }

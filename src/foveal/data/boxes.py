@@ -18,8 +18,10 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from .._errors import UserError
-from ._geometry import fitted, nearest, normalized, padded, pixels, resized
+from . import _shapes
+from ._geometry import nearest, normalized, padded, pixels, resized
 from ._objects import decode_mask
+from ._shapes import fitted
 
 LEFT = 0.1  # share of an object that must be left where a picture is cut or covered; else it is no longer marked
 JITTER = (0.1, 2.0)  # scales of large-scale jitter (Ghiasi et al., 2021, section 3)
@@ -277,10 +279,10 @@ def read(sample: dict, masks: bool) -> Example:
     """A sample's picture and the objects that are trained on, which are all but crowds; raises UserError."""
     image, target = pixels(sample["image"]), sample["target"]
     size = image.shape[1], image.shape[2]
-    kept = (~target["crowd"]).nonzero()[:, 0]
+    kept = np.flatnonzero(~np.asarray(target["crowd"]))
     decoded = Mask(_decoded(sample, kept.tolist(), size)) if masks else None
-    boxes = _clamped(target["boxes"][kept], size)
-    example = Example(image, _boxes(boxes, size), target["labels"][kept], decoded)
+    boxes = _clamped(torch.as_tensor(target["boxes"][kept]), size)
+    example = Example(image, _boxes(boxes, size), torch.as_tensor(target["labels"][kept]), decoded)
     return example.chosen(_solid(boxes, size))
 
 
@@ -369,13 +371,7 @@ def jitter_view(size: tuple[int, int], side: int) -> View:
 
 def tight(masks: torch.Tensor) -> torch.Tensor:
     """Boxes [n, 4] around masks [n, H, W]; zeros for a mask without a pixel."""
-    rows, columns = masks.any(2).numpy(), masks.any(1).numpy()
-    first, last = (
-        np.stack([side.argmax(1) for side in sides]) for sides in ((columns, rows), (columns[:, ::-1], rows[:, ::-1]))
-    )
-    ends = np.array([[columns.shape[1]], [rows.shape[1]]]) - last
-    boxes = np.concatenate([first, ends]).T * rows.any(1, keepdims=True)
-    return torch.from_numpy(boxes).float()
+    return torch.from_numpy(_shapes.tight(masks.numpy()))
 
 
 def stack_marked(samples: list[dict]) -> dict:

@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .._errors import UserError
 from ._bodies import Bodies, Crop
 from ._objects import Objects, Problem
 from ._pictures import VAL_SHARE, Pictures
+from ._shapes import tight
 from ._skeleton import Joints, pairs_of_sides, usual_sigmas
-from .boxes import tight
 from .scenes import Garments, background, garments_of_parts
 
 COUNT = 1000
@@ -410,7 +409,7 @@ class Figures(Bodies):
         figure = self.figure(picture)
         n = len(figure.masks)
         return Objects(
-            tight(torch.from_numpy(np.stack(figure.masks))).double().numpy(),
+            tight(np.stack(figure.masks)).astype(np.float64),
             np.zeros(n, np.int64),
             np.zeros(n, bool),
             np.array([float(np.count_nonzero(mask)) for mask in figure.masks]),

@@ -4,7 +4,6 @@ Joints (x, y) are 0 in the middle of the first pixel, as COCO has them, and boxe
 edges, so that a mirrored picture has its joints at width - 1 - x, and nothing has to be shifted afterwards.
 """
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from PIL import Image
 
 from .._errors import UserError
 from ._geometry import normalized, pixels
+from ._shapes import PADDING, inverse, look, warped
 from ._skeleton import Joints
 
-PADDING = 1.25  # of a box, on its sides in all (Xiao et al., 2018, their code)
 HALF_PADDING = 1.5  # of the box around half of a body (Sun et al., 2019, their code)
 HALF_JOINTS = 8  # marked joints above which half of a body may be shown
 TURNED = 0.6  # share of pictures that are turned
@@ -84,13 +83,13 @@ class JointTransform:
         picture: Image.Image = sample["image"]
         target, mirrored = sample["target"], False
         if self.augment is None:
-            matrix = self.look(target["box"].tolist())
+            matrix = look(target["box"].tolist(), self.size)
         else:
             matrix, mirrored = self._drawn(self.augment, target)
         seen = warped(picture, matrix, self.size, self.fill)
         moved: dict[str, Any] = {"target": target}
         if self.augment is not None:
-            moved = self._moved(target["keypoints"], matrix, mirrored)
+            moved = self._moved(np.asarray(target["keypoints"]), matrix, mirrored)
         return {
             "image": normalized(pixels(seen), self.mean, self.std),
             "matrix": torch.from_numpy(matrix).float(),
@@ -98,59 +97,41 @@ class JointTransform:
             **moved,
         }
 
-    def look(self, box: Sequence[float], padding: float = PADDING, angle: float = 0.0) -> np.ndarray:
-        """The matrix [2, 3] from places in the image to those in the picture.
-
-        The box is seen whole, in the middle, with room around it, in its own proportions.
-
-        Args:
-            box: (x1, y1, x2, y2) in pixels.
-            padding: factor of its size.
-            angle: by which the picture is turned, in degrees, clockwise.
-        """
-        x1, y1, x2, y2 = box
-        H, W = self.size
-        step = padding * max((x2 - x1) / W, (y2 - y1) / H)  # pixels of the picture for one of the image
-        cos, sin = step * math.cos(math.radians(angle)), step * math.sin(math.radians(angle))
-        turn = np.array([[cos, sin], [-sin, cos]])
-        middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
-        return np.concatenate([turn, (middle - turn @ (W / 2, H / 2))[:, None]], axis=1)
-
     def _drawn(self, augment: JointAugment, target: dict[str, Any]) -> tuple[np.ndarray, bool]:
         """A random look, and whether the image is mirrored."""
         box, padding = target["box"].tolist(), PADDING
         if random.random() < augment.half_body:
-            half = self._half(target["keypoints"])
+            half = self._half(np.asarray(target["keypoints"]))
             if half is not None:
                 box, padding = half, HALF_PADDING
         padding *= _clipped(1 + random.gauss(0, augment.scale), 1 - augment.scale, 1 + augment.scale)
         angle = _clipped(random.gauss(0, augment.rotation), -2 * augment.rotation, 2 * augment.rotation)
-        matrix = self.look(box, padding, angle if random.random() < TURNED else 0.0)
+        matrix = look(box, self.size, padding, angle if random.random() < TURNED else 0.0)
         mirrored = random.random() < augment.hflip
         if mirrored:  # x becomes W - x before all else
             matrix[:, 2] += self.size[1] * matrix[:, 0]
             matrix[:, 0] *= -1
         return matrix, mirrored
 
-    def _half(self, keypoints: torch.Tensor) -> list[float] | None:
+    def _half(self, keypoints: np.ndarray) -> list[float] | None:
         """A box around the middle of the marked joints of the upper or the lower half; None if they are too few."""
         marked = keypoints[:, 2] > 0
         if marked.sum() <= HALF_JOINTS:
             return None
-        below = torch.zeros(len(keypoints), dtype=torch.bool)
+        below = np.zeros(len(keypoints), dtype=bool)
         below[self.joints.lower] = True
         upper, lower = keypoints[marked & ~below, :2], keypoints[marked & below, :2]
         chosen = upper if (random.random() < 0.5 and len(upper) > 2) or len(lower) <= 2 else lower
-        reach = (chosen.max(0).values - chosen.min(0).values) / 2
+        reach = (chosen.max(0) - chosen.min(0)) / 2
         if reach.max() < 1:
             return None
         middle = chosen.mean(0) + 0.5
         return [*(middle - reach).tolist(), *(middle + reach).tolist()]
 
-    def _moved(self, keypoints: torch.Tensor, matrix: np.ndarray, mirrored: bool) -> dict[str, torch.Tensor]:
+    def _moved(self, keypoints: np.ndarray, matrix: np.ndarray, mirrored: bool) -> dict[str, torch.Tensor]:
         """Positions and weights of joints in the image."""
-        positions = inverse(matrix, keypoints[:, :2].double().numpy() + 0.5) - 0.5
-        marked = keypoints[:, 2].numpy() > 0
+        positions = inverse(matrix, keypoints[:, :2].astype(np.float64) + 0.5) - 0.5
+        marked = keypoints[:, 2] > 0
         if mirrored:
             positions, marked = positions[self.joints.mirrored], marked[self.joints.mirrored]
         inside = (positions >= -0.5).all(1) & (positions < np.array(self.size[::-1]) - 0.5).all(1)
@@ -158,33 +139,6 @@ class JointTransform:
             "positions": torch.from_numpy(np.where((marked & inside)[:, None], positions, 0)).float(),
             "weights": torch.from_numpy(marked & inside).float(),
         }
-
-
-def inverse(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Places [n, 2] that ``matrix`` [2, 3] maps to the given ones."""
-    (a, b, c), (d, e, f) = matrix
-    x, y = places[:, 0] - c, places[:, 1] - f
-    return np.stack([e * x - b * y, a * y - d * x], axis=1) / (a * e - b * d)
-
-
-def warped(picture: Image.Image, matrix: np.ndarray, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
-    """What a matrix [2, 3], from places in an image of ``size`` to those in the picture, shows of the picture.
-
-    Bilinear; where it makes the picture smaller than half, pixels are averaged in squares before.
-    """
-    H, W = size
-    step = int(math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])))
-    if step > 1:
-        corners = matrix[:, :2] @ [[0, W, 0, W], [0, 0, H, H]] + matrix[:, 2:]
-        low, high = np.floor(corners.min(1) - step), np.ceil(corners.max(1) + step)
-        x1, y1 = (max(0, int(edge)) for edge in low)
-        x2, y2 = (min(side, int(edge)) for side, edge in zip(picture.size, high))
-        if x2 > x1 and y2 > y1:
-            picture = picture.reduce(step, box=(x1, y1, x2, y2))
-            matrix = (matrix - [[0, 0, x1], [0, 0, y1]]) / step
-    return picture.transform(
-        (W, H), Image.Transform.AFFINE, matrix.flatten().tolist(), Image.Resampling.BILINEAR, fillcolor=fill
-    )
 
 
 def stack_bodies(samples: list[dict]) -> dict:

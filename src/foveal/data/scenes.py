@@ -12,13 +12,12 @@ from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .._errors import UserError
 from ._objects import Problem
 from ._pictures import VAL_SHARE, Pictures
-from .boxes import tight
+from ._shapes import tight
 from .fashion_mnist import BUILT_IN, CLASSES, FashionMNIST, fashion_mnist
 
 COUNT = 2000
@@ -84,10 +83,10 @@ class Scenes(Pictures):
         scene = self.scene(index)
         return {
             "target": {
-                "boxes": tight(torch.from_numpy(np.stack(scene.masks))),
-                "labels": torch.tensor(scene.labels),
-                "crowd": torch.zeros(len(scene.labels), dtype=torch.bool),
-                "area": torch.tensor([float(np.count_nonzero(mask)) for mask in scene.masks]),
+                "boxes": tight(np.stack(scene.masks)),
+                "labels": np.array(scene.labels),
+                "crowd": np.zeros(len(scene.labels), dtype=bool),
+                "area": np.array([np.count_nonzero(mask) for mask in scene.masks], dtype=np.float32),
                 "segmentations": scene.masks,
                 "image_id": self.numbers[index],
             }

@@ -17,9 +17,7 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
-import yaml
-
-from .._errors import first_line
+from .._errors import UserError, first_line
 from ._decode import BadImage, picture_size
 from ._objects import (
     Mark,
@@ -239,6 +237,10 @@ def _classes(file: Path, content: dict) -> dict[int, str]:
 
 
 def _load(file: Path) -> dict:
+    try:
+        import yaml
+    except ModuleNotFoundError:  # where exported files run without the rest of the dependencies
+        raise UserError(f"{file} needs PyYAML: pip install pyyaml") from None
     try:
         content = yaml.safe_load(read_text(file))
     except yaml.MarkedYAMLError as error:

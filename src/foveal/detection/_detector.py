@@ -61,5 +61,5 @@ register, build = DETECTORS.register, DETECTORS.build
 def as_sizes(sizes: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor:
     """Height and width [B, 2] of the pictures in images [B, 3, H, W], on their device."""
     if sizes is None:
-        sizes = torch.tensor([images.shape[2:]]).expand(len(images), 2)
+        sizes = torch.tensor([images.shape[2:]]).expand(images.shape[0], 2)
     return sizes.to(images.device)

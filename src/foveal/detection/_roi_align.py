@@ -11,6 +11,7 @@ from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from torchvision.ops import roi_align as one_level
 from torchvision.ops.poolers import LevelMapper
 
 SAMPLES = 2  # of a bin in each direction
@@ -27,21 +28,45 @@ def roi_align(maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], size:
     Returns:
         [M, C, size, size] of the boxes of all pictures, in channels_last.
     """
+    device = maps[0].device
+    pictures = [torch.full((len(inside),), i, dtype=torch.int, device=device) for i, inside in enumerate(boxes)]
+    return pooled(maps, torch.cat(list(boxes)), torch.cat(pictures), size)
+
+
+def pooled(maps: Sequence[torch.Tensor], boxes: torch.Tensor, pictures: torch.Tensor, size: int) -> torch.Tensor:
+    """``roi_align`` of boxes [M, 4] in one list, that know their pictures [M]."""
+    levels = LevelMapper(2, 1 + len(maps))([boxes])  # [M], 0 for the finest
+    if torch.compiler.is_exporting():
+        return _by_level(maps, boxes, pictures, levels, size)
     C, heights, widths = maps[0].shape[1], [x.shape[2] for x in maps], [x.shape[3] for x in maps]
     *firsts, positions = accumulate(map(operator.mul, heights, widths), initial=0)  # where levels begin, and their end
     table = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1).view(-1, C)  # [B * positions, C]
-    levels = LevelMapper(2, 1 + len(maps))(list(boxes))  # [M], 0 for the finest
-    images = torch.cat([levels.new_full((len(inside),), i, dtype=torch.int) for i, inside in enumerate(boxes)])
     heights, widths, firsts = levels.new_tensor([heights, widths, firsts], dtype=torch.int)[:, levels]
-    scaled = torch.cat(list(boxes)) / (4 * 2**levels)[:, None]
+    scaled = boxes / (4 * 2**levels)[:, None]
     rows, row_weights = _sampled(scaled[:, 1], scaled[:, 3], heights, size)
     columns, column_weights = _sampled(scaled[:, 0], scaled[:, 2], widths, size)
-    rows = (images * positions + firsts)[:, None, None] + rows * widths[:, None, None]
+    rows = (pictures * positions + firsts)[:, None, None] + rows * widths[:, None, None]
     places = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # [M, size, size, 4, 4]
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
     # In float32: weights in half precision would lose more than the maps have lost.
     bags = F.embedding_bag(places.view(-1, 16), table.float(), mode="sum", per_sample_weights=weights.view(-1, 16))
     return bags.view(-1, size, size, C).permute(0, 3, 1, 2).to(table.dtype)
+
+
+def _by_level(
+    maps: Sequence[torch.Tensor], boxes: torch.Tensor, pictures: torch.Tensor, levels: torch.Tensor, size: int
+) -> torch.Tensor:
+    """The same by the operator that other runtimes have, each level by itself, then in the order of the boxes."""
+    rois = torch.cat([pictures[:, None].to(boxes), boxes], dim=1)
+    parts, places = [], []
+    for level, x in enumerate(maps):
+        inside = (levels == level).nonzero()[:, 0]
+        torch._check(inside.shape[0] < 2**31)  # or exporters meet sums of sizes that int64 does not hold
+        places.append(inside)
+        parts.append(one_level(x, rois[inside], size, spatial_scale=1 / (4 * 2**level), sampling_ratio=SAMPLES))
+    features = torch.cat(parts)
+    index = torch.cat(places)[:, None, None, None].expand_as(features)
+    return torch.zeros_like(features).scatter(0, index, features)
 
 
 def _sampled(

@@ -39,7 +39,7 @@ class SetDetector(Detector):
 
     @abstractmethod
     def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits [N, C] of a picture -> scores from high to low, indices of their boxes, labels [n] each."""
+        """Logits [B, N, C] -> scores from high to low, indices of their boxes, labels [B, N] each."""
 
     def losses(self, raw: dict[str, Any], targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """``classification``; ``boxes``: L1 distance; ``giou``: generalised IoU; the sums over all layers.
@@ -102,8 +102,8 @@ class SetDetector(Detector):
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         raw = float_tree(raw)
         found = []
-        for logits, boxes, (height, width) in zip(raw["logits"][-1], raw["boxes"][-1], sizes.tolist()):
-            scores, places, labels = self.best(logits)
+        best = self.best(raw["logits"][-1])
+        for scores, places, labels, boxes, (height, width) in zip(*best, raw["boxes"][-1], sizes.tolist()):
             boxes = box_convert(boxes, self.form, "xyxy")[places] * boxes.new_tensor([width, height] * 2)
             found.append({"boxes": clip_boxes_to_image(boxes, (height, width)), "scores": scores, "labels": labels})
         return found

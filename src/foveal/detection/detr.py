@@ -127,7 +127,7 @@ class DETR(SetDetector):
         memory = self.input_proj(x).flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, H*W, C]
         for layer in self.encoder:
             memory = layer(memory, positions, padding)
-        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        queries = self.query_embed.weight.expand(images.shape[0], -1, -1)
         objects, layers = torch.zeros_like(queries), []
         for layer in self.decoder:
             objects = layer(objects, queries, memory, positions, padding)
@@ -147,9 +147,9 @@ class DETR(SetDetector):
 
     def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One class for every query."""
-        scores, labels = logits.softmax(-1)[:, :-1].max(-1)
-        scores, places = scores.sort(descending=True, stable=True)
-        return scores, places, labels[places]
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        scores, places = scores.topk(scores.shape[1])  # and not a stable sort, which ONNX does not have
+        return scores, places, labels.gather(1, places)
 
 
 def _attention(

@@ -15,7 +15,7 @@ from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from ..necks import FPN, Pyramid
 from ._detector import as_sizes, register
-from ._roi_align import roi_align
+from ._roi_align import pooled
 from ._sets import SetDetector
 
 BINS = 7  # of a box in each direction
@@ -38,8 +38,8 @@ class DynamicConv(nn.Module):
     def forward(self, proposals: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Proposals [M, C], features of their boxes [M, bins, C] -> [M, C]."""
         first, second = self.kernels(proposals).chunk(2, dim=1)
-        x = features @ first.view(len(proposals), -1, self.dim_dynamic)  # [M, bins, dim_dynamic]
-        x = F.relu(self.norm1(x)) @ second.view(len(proposals), self.dim_dynamic, -1)
+        x = features @ first.view(proposals.shape[0], -1, self.dim_dynamic)  # [M, bins, dim_dynamic]
+        x = F.relu(self.norm1(x)) @ second.view(proposals.shape[0], self.dim_dynamic, -1)
         x = F.relu(self.norm2(x)).flatten(1)
         return F.relu(self.norm3(self.out(x)))
 
@@ -123,10 +123,12 @@ class SparseRCNN(SetDetector):
         maps = self.neck(self.backbone(images))
         scale = sizes.flip(1).repeat(1, 2)[:, None].float()  # [B, 1, 4]
         boxes = box_convert(self.boxes.float(), "cxcywh", "xyxy") * scale
-        x = self.features.expand(len(images), -1, -1)
+        x = self.features.expand(images.shape[0], -1, -1)
+        pictures = torch.arange(images.shape[0], device=images.device)[:, None].expand(-1, len(self.boxes)).flatten()
         logits, corrected = [], []
         for stage in self.stages:
-            features = roi_align(maps, list(boxes.detach()), BINS).flatten(2).transpose(1, 2)  # [B * N, bins, C]
+            features = pooled(maps, boxes.detach().flatten(0, 1), pictures, BINS)
+            features = features.flatten(2).transpose(1, 2)  # [B * N, bins, C]
             x, classes, deltas = stage(x, features)
             boxes = self.coder.decode_single(deltas.float().flatten(0, 1), boxes.flatten(0, 1)).view_as(boxes)
             logits.append(classes)
@@ -148,7 +150,7 @@ class SparseRCNN(SetDetector):
 
     def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The best pairs of box and class, as many as boxes."""
-        scores, places = logits.sigmoid().flatten().topk(len(logits))
+        scores, places = logits.sigmoid().flatten(1).topk(logits.shape[1])
         return scores, places // self.num_classes, places % self.num_classes
 
 

@@ -33,7 +33,7 @@ class SimpleBaseline(Estimator):
     def forward(self, images: torch.Tensor) -> dict[str, Any]:
         """``heatmaps`` [B, K, ceil(H / 4), ceil(W / 4)]."""
         (x,) = self.backbone(images)
-        h, w = (-(-side // STRIDE) for side in images.shape[2:])
+        h, w = ((side + STRIDE - 1) // STRIDE for side in images.shape[2:])  # ONNX divides towards zero
         return {"heatmaps": self.heatmaps(self.deconvs(x)[..., :h, :w])}
 
 

@@ -118,6 +118,13 @@ class ResidualDWConv(nn.Module):
             return self.conv._conv_forward(x.permute(0, 3, 1, 2), weight, self.conv.bias).permute(0, 2, 3, 1)
         return x + self.conv(x)
 
+    @torch.jit.ignore()
+    def folded(self) -> nn.Module:
+        """The same as one convolution, for other runtimes; this module is used up."""
+        with torch.no_grad():
+            self.conv.weight[:, :, self.pad, self.pad] += 1
+        return self.conv
+
 
 @notrace
 class ConvMlp(nn.Module):

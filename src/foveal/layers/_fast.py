@@ -19,11 +19,19 @@ def notrace(cls: M) -> M:
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` is at work, when sizes may be symbols and no branch may depend on them."""
+    """Whether ``torch.export`` is at work."""
     if torch.jit.is_scripting():
         return False
     else:  # noqa: RET505 - TorchScript would compile what follows a bare return
         return bool(torch.compiler.is_exporting())
+
+
+def has_symbols(height: int, width: int) -> bool:
+    """Whether ``torch.export`` is at work and a size is a symbol, on which no branch may depend."""
+    if torch.jit.is_scripting():
+        return False
+    else:  # noqa: RET505 - TorchScript would compile what follows a bare return
+        return torch.compiler.is_exporting() and (isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt))
 
 
 def is_fast_path(x: torch.Tensor) -> bool:

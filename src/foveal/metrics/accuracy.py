@@ -1,6 +1,10 @@
 """Top-k accuracy."""
 
-import torch
+from typing import Any
+
+import numpy as np
+
+from ._array import array, best
 
 
 class Accuracy:
@@ -14,17 +18,16 @@ class Accuracy:
         self.correct = dict.fromkeys(self.top, 0)
         self.total = 0
 
-    def update(self, predictions: torch.Tensor, batch: dict) -> None:
+    def update(self, predictions: Any, batch: dict) -> None:
         """Add scores [B, classes] of a batch {"label": [B]}."""
-        labels = batch["label"]
-        ranked = predictions.topk(min(max(self.top), predictions.shape[1]), dim=1).indices
-        self.add(ranked == labels[:, None])
+        ranked = best(array(predictions), max(self.top))
+        self.add(ranked == array(batch["label"])[:, None])
 
-    def add(self, hits: torch.Tensor) -> None:
+    def add(self, hits: np.ndarray) -> None:
         """Add [B, k]: whether the class of each rank is a right one."""
         self.total += len(hits)
         for k in self.top:
-            self.correct[k] += int(hits[:, :k].any(dim=1).sum())
+            self.correct[k] += int(hits[:, :k].any(1).sum())
 
     def compute(self) -> dict[str, float]:
         """{"top1": percent, ...}; nan before the first update."""

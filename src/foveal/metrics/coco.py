@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .._errors import UserError
 from ..data import run_length_code
+from ._array import array
 
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5, "AR": 8}  # places in COCO's summary
 PREFIXES = {"bbox": "", "segm": "mask_"}
@@ -41,7 +41,7 @@ class CocoAP:
         self.found: list[dict[str, Any]] = []  # as results of COCO; likewise
         self._evaluated: dict[str, Any] = {}
 
-    def update(self, predictions: list[dict[str, torch.Tensor]], batch: dict) -> None:
+    def update(self, predictions: list[dict[str, Any]], batch: dict) -> None:
         """Add a batch.
 
         Args:
@@ -55,7 +55,9 @@ class CocoAP:
             UserError: an object has no mask; faster-coco-eval is not installed.
         """
         self._evaluated = {}
-        for prediction, target, size in zip(predictions, batch["target"], batch["original"].tolist(), strict=True):
+        for prediction, target, size in zip(
+            predictions, batch["target"], array(batch["original"]).tolist(), strict=True
+        ):
             place = len(self.pictures)
             self.pictures.append({"id": target["image_id"], "height": size[0], "width": size[1]})
             columns = [_xywh(target["boxes"]), *(target[name].tolist() for name in ("labels", "crowd", "area"))]
@@ -163,7 +165,7 @@ def percentages(evaluation: Any, places: dict[str, int]) -> dict[str, float]:
 
 
 def coco_results(
-    predictions: list[dict[str, torch.Tensor]], image_ids: Sequence[Any], category_ids: Sequence[int]
+    predictions: list[dict[str, Any]], image_ids: Sequence[Any], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Predictions as COCO's results JSON has them: boxes (x, y, width, height), and masks if any.
 
@@ -185,7 +187,7 @@ def coco_results(
 
 
 def _results(
-    prediction: dict[str, torch.Tensor], image_id: Any, category_ids: Sequence[int], masks: bool
+    prediction: dict[str, Any], image_id: Any, category_ids: Sequence[int], masks: bool
 ) -> list[dict[str, Any]]:
     boxes, scores, labels = _xywh(prediction["boxes"]), prediction["scores"].tolist(), prediction["labels"].tolist()
     entries: list[dict[str, Any]] = [
@@ -193,7 +195,7 @@ def _results(
         for box, score, label in zip(boxes, scores, labels, strict=True)
     ]
     if masks:
-        for entry, mask in zip(entries, prediction["masks"].cpu().numpy(), strict=True):
+        for entry, mask in zip(entries, array(prediction["masks"]), strict=True):
             entry["segmentation"] = encode_mask(mask, mask.shape)
     return entries
 
@@ -213,9 +215,9 @@ def encode_mask(mask: Any, size: Sequence[int]) -> dict[str, Any]:
     return {"size": [int(side) for side in size], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
-def _xywh(boxes: torch.Tensor) -> list[list[float]]:
-    x1, y1, x2, y2 = boxes.double().unbind(1)
-    return torch.stack([x1, y1, x2 - x1, y2 - y1], dim=1).tolist()
+def _xywh(boxes: Any) -> list[list[float]]:
+    values = array(boxes).astype(np.float64)
+    return np.concatenate([values[:, :2], values[:, 2:] - values[:, :2]], axis=1).tolist()
 
 
 def coco_library() -> Any:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data import Joints
+from ._array import array
 from .coco import DECIMALS, coco_library, evaluated, percentages
 
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APm": 3, "APl": 4, "AR": 5}  # places in COCO's summary
@@ -47,7 +47,7 @@ class OksAP:
         self._evaluated = None
         self.truths[truth["image_id"]] = truth
 
-    def update(self, predictions: list[dict[str, torch.Tensor]], batch: dict) -> None:
+    def update(self, predictions: list[dict[str, Any]], batch: dict) -> None:
         """Add a batch.
 
         Args:
@@ -56,17 +56,17 @@ class OksAP:
                 ``target``, for each body what ``Bodies`` gives.
         """
         H, W = batch["image"].shape[2:]
-        areas = (H * W * batch["matrix"][:, :, :2].double().det().abs()).tolist()
+        areas = (H * W * np.abs(np.linalg.det(array(batch["matrix"])[:, :, :2].astype(np.float64)))).tolist()
         for prediction, target, area in zip(predictions, batch["target"], areas, strict=True):
             self.expect(target["truth"])
-            keypoints, scores = prediction["keypoints"].float().cpu(), prediction["scores"].float().cpu()
+            keypoints, scores = (array(prediction[name]).astype(np.float32) for name in ("keypoints", "scores"))
             confident = scores[scores > CONFIDENT].tolist()
             entry = dict(index=target["index"], area=area, category_id=target["label"])
-            entry["keypoints"] = torch.cat([keypoints, scores[:, None]], dim=1).flatten().tolist()
+            entry["keypoints"] = np.concatenate([keypoints, scores[:, None]], axis=1).flatten().tolist()
             entry["score"] = target["score"] * sum(confident) / max(1, len(confident))
             self.found.setdefault(target["truth"]["image_id"], []).append(entry)
             if target["body"] is not None:
-                self._compare(keypoints.double().numpy(), target["truth"], target["body"])
+                self._compare(keypoints.astype(np.float64), target["truth"], target["body"])
 
     def compute(self) -> dict[str, float]:
         """{"AP": percent, ...}; nan where there is nothing to find, as of everything before the first picture."""

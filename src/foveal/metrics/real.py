@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import torch
+import numpy as np
 
+from ._array import array, best
 from .accuracy import Accuracy
 from .calibration import Calibration
 
@@ -27,18 +28,18 @@ class RealLabels:
         self.calibration.reset()
         self.left_out = 0
 
-    def update(self, predictions: torch.Tensor, batch: dict) -> None:
+    def update(self, predictions: Any, batch: dict) -> None:
         """Add probabilities [B, classes] of a batch {"label": [B]} whose labels are positions in ``label_sets``."""
-        sets = [self.label_sets[i] for i in batch["label"].tolist()]
-        kept = torch.tensor([bool(labels) for labels in sets])
+        scores, sets = array(predictions), [self.label_sets[i] for i in array(batch["label"]).tolist()]
+        kept = np.array([bool(labels) for labels in sets])
         self.left_out += int((~kept).sum())
-        right = torch.zeros(predictions.shape, dtype=torch.bool)
+        right = np.zeros(scores.shape, bool)
         for row, labels in zip(right, sets):
             row[labels] = True
-        scores, ranked = predictions[kept].topk(max(self.accuracy.top), dim=1)
-        hits = right[kept].gather(1, ranked)
+        ranked = best(scores[kept], max(self.accuracy.top))
+        hits = np.take_along_axis(right[kept], ranked, 1)
         self.accuracy.add(hits)
-        self.calibration.add(scores[:, 0], hits[:, 0])
+        self.calibration.add(np.take_along_axis(scores[kept], ranked[:, :1], 1)[:, 0], hits[:, 0])
 
     def compute(self) -> dict[str, float]:
         """Percentages ``top1``, ``top5`` (of more than five classes) and ``ece``; ``pictures`` counted and left out."""

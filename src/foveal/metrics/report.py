@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import torch
+import numpy as np
 
+from ._array import array, best, mean
 from .accuracy import Accuracy
 from .calibration import Calibration
 
@@ -24,26 +25,29 @@ class ClassificationReport:
     def reset(self) -> None:
         self.accuracy.reset()
         self.calibration.reset()
-        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
+        self.confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
         self.nll = 0.0
 
-    def update(self, predictions: torch.Tensor, batch: dict) -> None:
+    def update(self, predictions: Any, batch: dict) -> None:
         """Add probabilities [B, num_classes] of a batch {"label": [B]}."""
-        labels = batch["label"]
-        scores, ranked = predictions.topk(max(self.accuracy.top), dim=1)
+        labels, scores = array(batch["label"]), array(predictions)
+        ranked = best(scores, max(self.accuracy.top))
         hits = ranked == labels[:, None]
         self.accuracy.add(hits)
-        self.calibration.add(scores[:, 0], hits[:, 0])
-        self.confusion.index_put_((labels, ranked[:, 0]), torch.tensor(1), accumulate=True)
-        self.nll -= float(predictions.gather(1, labels[:, None]).double().log().sum())
+        rows = np.arange(len(labels))
+        self.calibration.add(scores[rows, ranked[:, 0]], hits[:, 0])
+        np.add.at(self.confusion, (labels, ranked[:, 0]), 1)
+        with np.errstate(divide="ignore"):  # infinite where a class is given no chance
+            self.nll -= float(np.log(scores[rows, labels].astype(np.float64)).sum())
 
-    def class_pictures(self) -> torch.Tensor:
+    def class_pictures(self) -> np.ndarray:
         """Pictures of each class [num_classes]."""
-        return self.confusion.sum(dim=1)
+        return self.confusion.sum(1)
 
-    def class_accuracies(self) -> torch.Tensor:
+    def class_accuracies(self) -> np.ndarray:
         """Share of the pictures of each class [num_classes] that are predicted as it, in percent; nan without one."""
-        return 100 * self.confusion.diagonal().double() / self.class_pictures()
+        with np.errstate(invalid="ignore"):
+            return 100 * self.confusion.diagonal() / self.class_pictures()
 
     def compute(self) -> dict[str, float]:
         """Percentages ``top1``, ``top5`` (of more than five classes), ``mean_class_accuracy`` over the classes that
@@ -52,7 +56,7 @@ class ClassificationReport:
         pictures = self.accuracy.total
         return {
             **self.accuracy.compute(),
-            "mean_class_accuracy": float(self.class_accuracies().nanmean()),
+            "mean_class_accuracy": mean(self.class_accuracies()),
             **self.calibration.compute(),
             "nll": self.nll / pictures if pictures else float("nan"),
             "pictures": pictures,
@@ -60,7 +64,7 @@ class ClassificationReport:
 
     def state(self) -> Any:
         """What another process needs for ``merge``."""
-        return self.accuracy.state(), self.calibration.state(), self.confusion.clone(), self.nll
+        return self.accuracy.state(), self.calibration.state(), self.confusion.copy(), self.nll
 
     def merge(self, state: Any) -> None:
         """Add what another process has seen."""

@@ -100,6 +100,8 @@ class Pyramid(nn.Module):
 def pad_to_32(images: torch.Tensor) -> torch.Tensor:
     """Images [B, C, H, W] with zeros on the right and lower side, to multiples of 32."""
     H, W = images.shape[2:]
+    if torch.compiler.is_exporting():  # sizes may be symbols, on which nothing may branch
+        return F.pad(images, (0, (W + 31) // 32 * 32 - W, 0, (H + 31) // 32 * 32 - H))
     right, below = -W % 32, -H % 32
     return F.pad(images, (0, right, 0, below)) if right or below else images  # F.pad would copy
 

@@ -16,13 +16,31 @@ from ._segmenter import Classes, ConvNormReLU, Segmenter, pixel_loss, register
 AUXILIARY = 2  # the map of stride 16
 
 
+class GridMean(nn.AdaptiveAvgPool2d):
+    """``nn.AdaptiveAvgPool2d`` of a square; in export, where its cells may not depend on a size, as two products."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting():
+            return super().forward(input)
+        rows, columns = (self.shares(side, input) for side in input.shape[2:])
+        return rows @ input @ columns.T
+
+    def shares(self, side: int, like: torch.Tensor) -> torch.Tensor:
+        """What each position of an axis gives to each cell, [cells, side]."""
+        cells: Any = self.output_size
+        cell, position = torch.arange(cells, device=like.device), torch.arange(side, device=like.device)
+        first, end = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
+        inside = (position >= first[:, None]) & (position < end[:, None])
+        return inside.to(like.dtype) / (end - first)[:, None]
+
+
 class PyramidPooling(nn.Module):
     """The map beside its means over grids of several sizes (Zhao et al., 2017, section 3.2)."""
 
     def __init__(self, in_channels: int, channels: int, scales: tuple[int, ...]):
         super().__init__()
         self.pools = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvNormReLU(in_channels, channels)) for scale in scales
+            nn.Sequential(GridMean(scale), ConvNormReLU(in_channels, channels)) for scale in scales
         )
         self.fuse = ConvNormReLU(in_channels + len(scales) * channels, channels, 3)
 

@@ -1,14 +1,15 @@
 """Tasks: a model with its losses, predictions and metric."""
 
 from .._models import weights_folder
+from .._views import AS_TRAINED, AT_ONCE, Preprocessing, Views
 from ..data import BoxAugment, JointAugment, MaskAugment
-from ._classifier import AS_TRAINED, Classifier, Preprocessing, load_classifier
+from ._classifier import Classifier, TimmClassifier, load_classifier
 from ._task import Card, Metric, Task, TaskArgs
 from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
 from .detection import Detection, DetectionArgs, DetectorModel, load_detector
 from .keypoints import KeypointArgs, KeypointModel, Keypoints, load_keypoints
-from .segmentation import AT_ONCE, Segmentation, SegmentationArgs, SegmenterModel, Views, load_segmenter
+from .segmentation import Segmentation, SegmentationArgs, SegmenterModel, load_segmenter
 
 TASKS: dict[str, type[TaskArgs]] = {
     "classification": ClassificationArgs,
@@ -42,6 +43,7 @@ __all__ = [
     "SegmenterModel",
     "Task",
     "TaskArgs",
+    "TimmClassifier",
     "Views",
     "kind_of",
     "load_classifier",

@@ -1,63 +1,23 @@
-"""A trained classifier from wherever it lies: a run, timm, the Hugging Face Hub, an ONNX file."""
+"""A trained classifier from wherever it lies: a run, timm, the Hugging Face Hub."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from timm.data.model_config import resolve_input_data_config
 from timm.models import get_pretrained_cfg, resolve_model_input_args
 
-from .._errors import UserError, does_not_run, first_line, some, unknown
+from .._classes import class_positions
+from .._errors import UserError, does_not_run, unknown
 from .._models import weights_folder
-from ._classes import match_classes
+from .._views import AS_TRAINED, Preprocessing
 from ._weights import DAMAGED, kind_of
 
 SOURCES = ("hf-hub:", "local-dir:")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """What happens to a picture before the model sees it; what is not given is the model's own.
-
-    Attributes:
-        image_size: height and width in pixels; one number for a square.
-        crop_pct: share of the resized picture that is kept.
-        crop_mode: cut the centre out, squash the picture, or add borders to it.
-        interpolation: of resizing.
-        mean: of each channel, subtracted.
-        std: of each channel, divided by.
-    """
-
-    image_size: tuple[int, ...] | None = None
-    crop_pct: float | None = None
-    crop_mode: Literal["center", "squash", "border"] | None = None
-    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-    def __post_init__(self):
-        if self.image_size is not None and (len(self.image_size) not in (1, 2) or min(self.image_size) < 1):
-            raise UserError(f"image-size takes one or two numbers above 0, got {self.image_size}")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise UserError(f"crop-pct must be in (0, 1], got {self.crop_pct}")
-        if self.std is not None and min(self.std) <= 0:
-            raise UserError(f"std must be above 0, got {self.std}")
-
-    def args(self) -> dict[str, Any]:
-        """What timm's scripts call these."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "image_size"}
-        if self.image_size is not None:
-            given["input_size"] = (3, self.image_size[0], self.image_size[-1])
-        return {name: value for name, value in given.items() if value is not None}
-
-
-AS_TRAINED = Preprocessing()
 
 
 class Classifier(ABC):
@@ -110,26 +70,8 @@ class Classifier(ABC):
         return transform
 
     def positions(self, classes: list[str]) -> list[int]:
-        """The model's class for each class of a data set.
-
-        Names that agree are matched whatever their order. Folders 0, 1, 2, ... are taken for the model's indices.
-        Where the model has no names, or other names than WordNet's for folders that are synsets, the order counts.
-
-        Raises:
-            UserError: the names differ, or the numbers.
-        """
-        own = self.classes
-        if own is not None and sorted(own) == sorted(classes):
-            return match_classes(self.name, own, classes)
-        if len(classes) == self.num_classes:
-            if {*classes} == {str(i) for i in range(self.num_classes)}:
-                return [int(name) for name in classes]
-            if own is None or (_synsets(classes) and not _synsets(own)):
-                place = {name: i for i, name in enumerate(sorted(classes))}
-                return [place[name] for name in classes]
-        if own is None or len(classes) != self.num_classes:
-            raise UserError(f"{self.name} has {self.num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
-        return match_classes(self.name, own, classes)
+        """The model's class for each class of a data set; see ``class_positions``."""
+        return class_positions(self.name, self.classes, self.num_classes, classes)
 
 
 class TimmClassifier(Classifier):
@@ -153,54 +95,6 @@ class TimmClassifier(Classifier):
             return self.model(images.to(self.device)).float().cpu()
 
 
-class OnnxClassifier(Classifier):
-    """An ONNX file with one input [B, 3, H, W] and logits [B, classes] as its first output, on the CPU."""
-
-    def __init__(self, name: str, preprocessing: Preprocessing):
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError("an ONNX file needs onnxruntime: pip install 'foveal[onnx]'") from None
-        try:
-            self.session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no base of their own
-            raise UserError(f"cannot load {name}: {first_line(error)}") from None
-        inputs = self.session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
-            raise UserError(f"{name} is no classifier: expected one input [B, 3, H, W]")
-        self.input = inputs[0]
-        batch, *size = self.input.shape
-        self.batch = batch if isinstance(batch, int) else None
-        notes = self.session.get_modelmeta().custom_metadata_map
-        try:
-            cfg = json.loads(notes.get("preprocessing", "{}"))
-            classes = [str(c) for c in json.loads(notes["classes"])] if "classes" in notes else None
-            given = preprocessing.args()
-            if all(isinstance(side, int) for side in size):
-                given.setdefault("input_size", tuple(size))
-            needed = {"input_size": "image-size", "crop_pct": "", "interpolation": "", "mean": "", "std": ""}
-            if absent := [
-                f"--{flag or name.replace('_', '-')}" for name, flag in needed.items() if name not in cfg | given
-            ]:
-                raise UserError(f"{name} does not say how it was trained to see; give {' '.join(absent)}")
-            config = resolve_data_config(given, pretrained_cfg=cfg, use_test_size=True)
-        except (AssertionError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{name} has malformed metadata: {first_line(error)}") from None
-        super().__init__(name, config, classes, {})
-
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        size = self.batch or len(images)
-        parts = []
-        for part in images.split(size):
-            full = torch.cat([part, part.new_zeros(size - len(part), *part.shape[1:])])  # where the batch is fixed
-            try:
-                (logits, *_) = self.session.run(None, {self.input.name: full.numpy()})
-            except Exception as error:  # as above
-                raise UserError(f"{self.name} does not run at this setting: {first_line(error)}") from None
-            parts.append(torch.from_numpy(logits)[: len(part)])
-        return torch.cat(parts)
-
-
 def load_classifier(
     name: str,
     preprocessing: Preprocessing = AS_TRAINED,
@@ -212,7 +106,7 @@ def load_classifier(
 
     Args:
         name: folder of a run or of weights with timm's config.json; a timm model that has weights; ``hf-hub:REPO``,
-            ``local-dir:FOLDER``; an ``.onnx`` file, whose metadata may hold ``classes`` and ``preprocessing`` as JSON.
+            ``local-dir:FOLDER``.
         preprocessing: what differs from the model's own, which is that of test time.
         device: as torch names it.
         precision: bf16 runs under autocast.
@@ -226,11 +120,7 @@ def load_classifier(
             f"refused {name}: torch.export.load runs code that such a file may hold; use the run's folder or ONNX"
         )
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise UserError(f"no such file: {name}")
-        if (device, precision) != ("cpu", "fp32"):
-            raise UserError(f"{name} runs as it was exported, on the CPU: --device and --precision have no effect")
-        return OnnxClassifier(name, preprocessing)
+        raise UserError(f"{name} is an exported file: foveal.runtime.load reads it")
     model = create_model(name, preprocessing)
     return TimmClassifier(name, model, preprocessing, device, precision)
 
@@ -279,10 +169,6 @@ def _check_weights(name: str) -> None:
         raise unknown(f"weights of {arch}", tag, known) from None
     if cfg is None or not cfg.has_weights:
         raise UserError(f"timm has no weights for {name}; give the folder of a run, or local-dir:FOLDER of weights")
-
-
-def _synsets(names: list[str]) -> bool:
-    return all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in names)
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from timm.data import resolve_model_data_config
 
+from .._classes import match_classes
 from .._errors import UserError, first_line, unknown
 from .._models import weights_folder
 from ..necks import PyramidModel, Registry
-from ._classes import match_classes
 from ._task import Task, TaskArgs
 from ._weights import DAMAGED, load_state, read_config, read_weights
 

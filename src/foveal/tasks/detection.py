@@ -129,6 +129,11 @@ class DetectorModel(Trained):
         """Whether predictions have masks."""
         return self.model.masks
 
+    @property
+    def square(self) -> bool:
+        """Whether pictures are squeezed into a square."""
+        return self.model.square
+
     def transform(self) -> BoxTransform:
         """From a sample of data to what ``stack`` takes."""
         return transform(self.model, self.config, None)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -196,7 +197,7 @@ class KeypointModel(Trained):
         """
         seen, samples = self.transform(), []
         for box in boxes:
-            target = {"box": torch.as_tensor(box, dtype=torch.float)}
+            target = {"box": np.asarray(box, dtype=np.float32)}
             if not (target["box"][2:] > target["box"][:2]).all():
                 raise UserError(f"a box must have width and height, got {target['box'].tolist()}")
             samples.append(seen({"image": picture.convert("RGB"), "name": "", "target": target}, dict))

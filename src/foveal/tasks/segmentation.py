@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .._errors import UserError
+from .._views import AT_ONCE, Views
 from ..data import IGNORED, MaskAugment, MaskTransform, stack_masked
 from ..metrics import MeanIoU
 from ..necks import Registry
@@ -54,34 +54,6 @@ class SegmentationArgs(TransferArgs):
 
     def build(self, data: Any) -> "Segmentation":
         return Segmentation(self, data.classes)
-
-
-@dataclass(kw_only=True, frozen=True)
-class Views:
-    """How a picture is looked at to predict.
-
-    Attributes:
-        slide: side in pixels of windows that slide over the picture, whose logits are averaged; 0 for all at once.
-        stride: from one window to the next, in pixels; 0 for two thirds of ``slide``.
-        scales: of the picture's size; probabilities are averaged.
-        hflip: also mirrored.
-    """
-
-    slide: int = 0
-    stride: int = 0
-    scales: tuple[float, ...] = (1.0,)
-    hflip: bool = False
-
-    def __post_init__(self):
-        if self.slide < 0 or self.stride < 0:
-            raise UserError(f"slide and stride must not be below 0, got {self.slide} and {self.stride}")
-        if self.stride and not self.slide:
-            raise UserError("--stride has no effect without --slide")
-        if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"scales must be above 0, got {', '.join(map(str, self.scales)) or 'none'}")
-
-
-AT_ONCE = Views()
 
 
 class Segmentation(Transfer):

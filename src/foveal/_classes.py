@@ -1,0 +1,48 @@
+"""Which class of a model is which class of data."""
+
+from ._errors import UserError, some
+
+
+def match_classes(name: str, own: list[str], classes: list[str]) -> list[int]:
+    """For each class of data the place of its name in ``own``, the classes of the model ``name``; the order is free.
+
+    Raises:
+        UserError: the names differ.
+    """
+    if sorted(own) != sorted(classes):
+        missing, odd = sorted({*own} - {*classes}), sorted({*classes} - {*own})
+        raise UserError(f"the classes differ; only {name} has {some(missing, 4)}; only the data {some(odd, 4)}")
+    place = {name: i for i, name in enumerate(own)}
+    return [place[name] for name in classes]
+
+
+def class_positions(name: str, own: list[str] | None, num_classes: int, classes: list[str]) -> list[int]:
+    """For each class of data the class of a classifier.
+
+    Names that agree are matched whatever their order. Folders 0, 1, 2, ... are taken for the model's indices. Where the
+    model has no names, or other names than WordNet's for folders that are synsets, the order counts.
+
+    Args:
+        name: of the model.
+        own: names of its classes, if it has any.
+        num_classes: of its scores.
+        classes: those of the data.
+
+    Raises:
+        UserError: the names differ, or the numbers.
+    """
+    if own is not None and sorted(own) == sorted(classes):
+        return match_classes(name, own, classes)
+    if len(classes) == num_classes:
+        if {*classes} == {str(i) for i in range(num_classes)}:
+            return [int(name) for name in classes]
+        if own is None or (_synsets(classes) and not _synsets(own)):
+            place = {name: i for i, name in enumerate(sorted(classes))}
+            return [place[name] for name in classes]
+    if own is None or len(classes) != num_classes:
+        raise UserError(f"{name} has {num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
+    return match_classes(name, own, classes)
+
+
+def _synsets(names: list[str]) -> bool:
+    return all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in names)

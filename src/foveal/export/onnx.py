@@ -1,0 +1,101 @@
+"""ONNX files, run by ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._errors import UserError, cause
+from ._quiet import quiet
+from ._target import Options, Runner, Target, register
+from .metadata import KEY
+from .prepare import AXES, Prepared
+
+OPSET = 20
+
+
+def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list[Path]:
+    """Write the file: opset 20, weights inside, axes named batch, height and width; see ``Target``."""
+    import onnx
+    import torch
+
+    free = () if options.fixed else TARGET.dynamic
+    program = prepared.program(free)
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=[output.name for output in prepared.outputs],
+                verbose=False,
+                optimize=True,
+            )
+            assert exported is not None
+            model = exported.model_proto
+    except Exception as error:  # the exporter's errors have no base of their own
+        raise UserError(f"ONNX does not take {prepared.source.stem}: {cause(error)}") from None
+    if free:
+        _name_axes(model)
+    if options.dtype == "fp16":
+        from .quantize import half
+
+        model = half(model)
+    if options.dtype == "int8":
+        from .quantize import static_int8
+
+        model = static_int8(model, options.calibration, options.symmetric)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: text})
+    onnx.save(model, path)
+    return [path]
+
+
+def _name_axes(model: Any) -> None:
+    """Give the free axes of the images their names, wherever they occur."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    names = {dims[axis].dim_param: name for axis, name in AXES.items()}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+
+
+def load(path: Path, threads: int = 1) -> Runner:
+    """Run a file in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, {"images": images})))
+
+    return run
+
+
+def read(path: Path) -> str:
+    """The metadata's text."""
+    import onnx
+
+    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}[KEY]
+
+
+TARGET = register(
+    Target(
+        name="onnx",
+        what="ONNX, for ONNX Runtime and whatever else reads it",
+        packages=("onnx", "onnxscript", "onnxruntime"),
+        extra="onnx",
+        suffix=".onnx",
+        dynamic=("batch", "height", "width"),
+        tolerance={"fp32": 1e-4, "fp16": None, "int8": None},
+        convert=convert,
+        load=load,
+        read=read,
+    )
+)

@@ -1,0 +1,68 @@
+"""OpenVINO's intermediate representation, by way of ONNX, run by OpenVINO."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from .._errors import UserError, cause
+from . import onnx
+from ._target import Options, Runner, Target, register
+from .metadata import KEY
+from .prepare import Prepared
+
+
+def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list[Path]:
+    """Write .xml and .bin: with fp16 the weights alone are float16; int8 is that of the ONNX file; see ``Target``."""
+    import openvino
+
+    # OpenVINO cannot compile products of uint8 whose zero is not in the middle.
+    dtype = "int8" if options.dtype == "int8" else "fp32"
+    onnx_options = Options(options.fixed, dtype, options.calibration, symmetric=True)
+    with tempfile.TemporaryDirectory() as folder:
+        (source,) = onnx.convert(prepared, Path(folder) / "model.onnx", text, onnx_options)
+        try:
+            model = openvino.Core().read_model(source)  # and not convert_model, which reports its use
+        except Exception as error:  # openvino's errors have no base of their own
+            raise UserError(f"OpenVINO does not take {prepared.source.stem}: {cause(error)}") from None
+        model.set_rt_info(text, [KEY])
+        openvino.save_model(model, path, compress_to_fp16=options.dtype == "fp16")
+    return [path, path.with_suffix(".bin")]
+
+
+def load(path: Path, threads: int = 1) -> Runner:
+    """Run a file in OpenVINO on the CPU, in the precision that it has."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    model = core.compile_model(path, "CPU", settings)
+    names = [output.get_any_name() for output in model.outputs]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.array(value) for name, value in zip(names, model(images).values())}
+
+    return run
+
+
+def read(path: Path) -> str:
+    """The metadata's text."""
+    import openvino
+
+    return openvino.Core().read_model(path).get_rt_info([KEY]).astype(str)
+
+
+TARGET = register(
+    Target(
+        name="openvino",
+        what="OpenVINO, for Intel's and Arm's processors",
+        packages=("onnx", "onnxscript", "openvino"),
+        extra="openvino",
+        suffix=".xml",
+        dynamic=("batch", "height", "width"),
+        tolerance={"fp32": 1e-4, "fp16": None, "int8": None},
+        convert=convert,
+        load=load,
+        read=read,
+    )
+)

@@ -1,0 +1,63 @@
+"""Smaller ONNX graphs: half precision, and static int8 from calibration pictures."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._errors import UserError, first_line
+from ._quiet import quiet
+
+
+def half(model: Any) -> Any:
+    """An ONNX model whose weights and arithmetic are float16; images and outputs stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(model, keep_io_types=True, op_block_list=None)
+
+
+def static_int8(model: Any, images: Sequence[np.ndarray], symmetric: bool) -> Any:
+    """An ONNX model with int8 convolutions and products, ranges from batches of images (QDQ).
+
+    Args:
+        symmetric: zero of activations is the middle of their range, and a weight has one scale; otherwise zero is
+            where it is, and each channel of a weight has a scale, which costs nothing and loses less.
+
+    Raises:
+        UserError: no pictures to calibrate with, an operator that cannot be quantised.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    if not images:
+        raise UserError("int8 takes its ranges from pictures; give --data or --images")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.rest = iter(images)
+
+        def get_next(self) -> Any:
+            batch = next(self.rest, None)
+            return None if batch is None else {"images": batch}
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        try:
+            with quiet():  # it asks for a preprocessing that fails on graphs of this exporter
+                quantize_static(
+                    source,
+                    out,
+                    Reader(),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+                    per_channel=not symmetric,
+                    activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    extra_options={"ActivationSymmetric": symmetric},
+                )
+        except Exception as error:  # no base of their own
+            raise UserError(f"ONNX Runtime cannot quantise this graph: {first_line(error)}") from None
+        return onnx.load(out)

@@ -1,0 +1,304 @@
+"""Exported models: every target computes what the model does, at every shape, or nothing is written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from torch import nn
+
+from conftest import TINY, create, randomize
+from foveal import detection, keypoints, segmentation
+from foveal._errors import UserError
+from foveal.cli import main
+from foveal.detection import DETECTORS
+from foveal.export import TARGETS, Options, Source, built_in, compare, evaluate, export, load_source, metadata, prepare
+from foveal.export import _target as target_room
+from foveal.export._decode import decode
+from foveal.export._fold import fold_norms
+from foveal.export.parity import difference, examined, paired
+from foveal.export.prepare import folded
+
+SEEN = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+ROOMS = {"detection": detection, "segmentation": segmentation, "keypoints": keypoints}
+HEADS = [("detection", "ssd"), ("segmentation", "semantic_fpn"), ("keypoints", "simple_baseline")]
+SHARED = [name for name in TARGETS if name != "executorch"]  # whose conversion takes minutes
+FIXED = Options(fixed=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
+
+
+def source(task: str, head: str, body: str = "test_mat", size: int = 64, **args) -> Source:
+    """An untrained model over a backbone, as if it came from a run."""
+    if head == "sparse_rcnn":
+        args["num_stages"] = 1  # each stage makes rounding four times as large, until it has learned
+    model = ROOMS[task].build(head, body, 3, **args).eval()
+    if head != "sparse_rcnn":  # whose boxes would not be finite
+        randomize(model)
+    about = dict(name="run", task=task, architecture=body, head=head, classes=["a", "b", "c"], titles={})
+    seen = dict(transform=lambda x: x, preprocessing=SEEN, decoding={}, license="unknown", epoch=None)
+    return Source(model=model, size=(size, size), **about, **seen)
+
+
+def classifier(name: str = "test_mat", size: int = 64):
+    known = load_source(name, random_weights=True)
+    randomize(known.model)
+    return prepare(known, size=(size, size))
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    torch.manual_seed(0)
+    return classifier()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return built_in(6)
+
+
+@pytest.fixture(scope="module")
+def fixed(prepared, pictures, tmp_path_factory):
+    """A file of every target, for one image of one size."""
+    out = tmp_path_factory.mktemp("fixed")
+    return {name: export(prepared, TARGETS[name], out, FIXED, pictures) for name in SHARED}
+
+
+def test_targets():
+    assert sorted(TARGETS) == ["executorch", "onnx", "openvino", "pt2"]
+    for name, target in TARGETS.items():
+        assert target.name == name
+        assert "fp32" in target.tolerance
+        assert target.tolerance["fp32"] <= 1e-4
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_file_computes_what_the_model_does(prepared, fixed, name):
+    done, target = fixed[name], TARGETS[name]
+    assert all(file.is_file() for file in done.files)
+    assert done.parity.agreed == 1
+    images = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    got = target.load(done.files[0])(images)
+    expected = prepared.expected(torch.from_numpy(images))
+    assert difference(expected["logits"].numpy(), got["logits"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_file_says_what_it_is(prepared, fixed, name):
+    said = json.loads(TARGETS[name].read(fixed[name].files[0]))
+    assert said["version"] == 1
+    assert (said["task"], said["model"], said["head"]) == ("classification", "test_mat", None)
+    assert said["preprocessing"] == prepared.source.preprocessing
+    assert said["inputs"][0]["shape"] == [1, 3, 64, 64]
+    assert [out["name"] for out in said["outputs"]] == ["logits"]
+    assert len(said["source"]["sha256"]) == 64
+    assert said == json.loads(metadata(prepared.source, said["outputs"], [1, 3, 64, 64], {}))
+
+
+def test_one_file_for_all_sizes(prepared, pictures, tmp_path):
+    """Dynamic, in three runtimes, at sizes below and above the one that was traced."""
+    for name in SHARED:
+        done = export(prepared, TARGETS[name], tmp_path, Options(), pictures)
+        assert len(done.parity.shapes) == 6
+        assert len({shape[0] for shape in done.parity.shapes}) == 3
+        assert any(shape[2] % 2 and shape[2] != shape[3] for shape in done.parity.shapes)
+    dims = onnx.load(tmp_path / "test_mat.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_every_family_for_all_sizes(name, pictures, tmp_path):
+    for target in SHARED:
+        export(classifier(name, 224), TARGETS[target], tmp_path, Options(), pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [FIXED, Options()])
+def test_executorch(prepared, pictures, tmp_path, options):
+    done = export(prepared, TARGETS["executorch"], tmp_path, options, pictures)
+    assert json.loads(done.files[1].read_text())["task"] == "classification"
+
+
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_every_task(task, head, pictures, tmp_path):
+    done = export(prepare(source(task, head)), TARGETS["onnx"], tmp_path, FIXED, pictures)
+    assert done.parity.agreed is not None
+    assert done.parity.agreed >= 0.99
+    said = json.loads(TARGETS["onnx"].read(done.files[0]))
+    assert (said["task"], said["head"]) == (task, head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", sorted(DETECTORS))
+def test_every_detector_for_all_sizes(head, pictures, tmp_path):
+    for raw in (False, True):
+        done = export(
+            prepare(source("detection", head), raw=raw), TARGETS["onnx"], tmp_path / str(raw), Options(), pictures
+        )
+        assert raw or done.parity.agreed >= 0.99
+
+
+@pytest.mark.parametrize("head", sorted(DETECTORS))
+def test_decoding_for_graphs_is_that_of_the_detector(head):
+    model = source("detection", head).model
+    for module in model.modules():  # scores on both sides of every threshold
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            module.bias.data.clamp_(-1, 1)
+    images = torch.randn(2, 3, 96, 128)
+    with torch.inference_mode():
+        raw = model(images)
+        wanted = model.detections(raw, torch.tensor([[96, 128]] * 2))
+        found = decode(model, raw, images)
+    names = ["boxes", "scores", "labels", "pictures", "masks"][: len(found)]
+    expected = {name: torch.cat([one[name] for one in wanted]).numpy() for name in names if name != "pictures"}
+    expected["pictures"] = np.repeat(np.arange(2), [len(one["boxes"]) for one in wanted])
+    got = {name: value.numpy() for name, value in zip(names, found)}
+    assert len(expected["boxes"]) > 4
+    own, other, same, either = paired(expected, got, 1e-4, 1e-2)
+    assert same >= 0.98 * either
+    for name in names:
+        assert difference(own[name], other[name]) < 1e-4, name
+    assert (np.diff(got["pictures"]) >= 0).all()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_folded_layers_equal_the_definition(name):
+    model = create(name)
+    images = torch.randn(2, 3, 97, 135)
+    with torch.inference_mode():
+        expected = model(images)
+        assert torch.allclose(folded(model)(images), expected, atol=1e-4 * expected.abs().max())
+
+
+def test_norms_are_folded():
+    shared = nn.Conv2d(4, 4, 1)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2, bias=False))
+    body.extend([nn.BatchNorm2d(4), shared, nn.BatchNorm2d(4), shared])
+    model = randomize(body).eval()
+    images = torch.randn(1, 3, 8, 8)
+    program = torch.export.export(model, (images,))
+    assert fold_norms(program) == 2  # and not the one behind weights that are used twice
+    with torch.inference_mode():
+        assert torch.allclose(program.module()(images), model(images), atol=1e-5)
+
+
+def test_a_tampered_file_is_seen(prepared, fixed, pictures, tmp_path):
+    model = onnx.load(fixed["onnx"].files[0])
+    largest = max(model.graph.initializer, key=lambda value: np.prod(value.dims))
+    values = onnx.numpy_helper.to_array(largest).copy()
+    values.flat[0] += 0.5
+    largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
+    onnx.save(model, tmp_path / "x.onnx")
+    target = TARGETS["onnx"]
+    parity = compare(prepared, target, target.load(tmp_path / "x.onnx"), FIXED, pictures)
+    assert not parity.passed
+    assert parity.differences["logits"] > 1e-4
+
+
+@pytest.mark.parametrize("wrong", ["value", "shape", "name", "error", "nan"])
+def test_nothing_wrong_is_left(prepared, fixed, pictures, tmp_path, monkeypatch, wrong):
+    """An artifact that does not compute what the model does is not written."""
+    good = TARGETS["onnx"].load(fixed["onnx"].files[0])
+
+    def run(images):
+        logits = good(images)["logits"]
+        if wrong == "error":
+            raise RuntimeError("no")
+        changed = {"value": logits + 1e-2, "shape": logits[:, 1:], "name": logits, "nan": logits * np.nan}[wrong]
+        return {"other" if wrong == "name" else "logits": changed}
+
+    def convert(prepared, path, text, options):
+        path.write_bytes(b"")
+        return [path]
+
+    fields = {**vars(TARGETS["onnx"]), "convert": convert, "load": lambda path: run}
+    with pytest.raises(UserError, match="is not written"):
+        export(prepared, target_room.Target(**fields), tmp_path / "out", FIXED, pictures)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_detections_that_are_missing_are_seen():
+    boxes = np.array([[0, 0, 9, 9], [5, 5, 30, 30]], np.float32)
+    all_of_them = {"boxes": boxes, "scores": np.array([0.9, 0.8]), "labels": np.array([0, 1])}
+    all_of_them["pictures"] = np.array([0, 0])
+    half = {name: value[:1] for name, value in all_of_them.items()}
+    assert paired(all_of_them, half, 1e-3, 0.1)[2:] == (1, 2)
+    assert paired(half, all_of_them, 1e-3, 0.1)[2:] == (1, 2)
+    assert paired({k: v[:0] for k, v in half.items()}, half, 1e-3, 0.1)[2:] == (0, 1)
+
+
+def test_smaller_types(prepared, pictures, tmp_path):
+    calibration = tuple(np.random.default_rng(0).normal(size=(4, 1, 3, 64, 64)).astype(np.float32))
+    size = {}
+    for dtype in ("fp32", "fp16", "int8"):
+        done = export(prepared, TARGETS["onnx"], tmp_path, Options(True, dtype, calibration), pictures)
+        size[dtype] = done.size
+        figures = evaluate(prepared, TARGETS["onnx"], done.files[0], pictures, [0] * len(pictures))
+        assert set(figures) == {"agreement", "speed", "top1", "top1_of_model"}
+        assert done.parity.differences["logits"] < {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}[dtype]
+    assert size["int8"] < size["fp16"] < size["fp32"]
+
+
+def test_the_command(tmp_path, capsys):
+    argv = ["export", "test_mat", "--random-weights", "--size", "64", "--fixed", "--to", "pt2", "--out", str(tmp_path)]
+    assert main([*argv, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["files"] == [str(tmp_path / "test_mat_fixed.pt2")]
+    assert said["parity"]["differences"]["logits"] < 1e-4
+    assert main(argv) == 2
+    assert "exists; nothing was overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("test_mat --to onx", "unknown target 'onx'; nearest: onnx"),
+        ("test_mat --to pt2 --dtype int8 --images x", "pt2 has no int8, but fp32"),
+        ("test_mat --dtype int8", "give --data or --images"),
+        ("test_mat --size 8", "size takes one or two numbers of 32 or more"),
+        ("test_mat --data a --images b", "exclude each other"),
+        ("test_mat --root a", "--root has no effect without --data"),
+        ("test_mat", "timm has no weights for test_mat"),
+        ("nothing --random-weights", "--random-weights is for a timm name"),
+        ("test_mat --random-weights --raw", "--raw has no effect on classification"),
+        ("x.onnx", "no such file: x.onnx"),
+    ],
+)
+def test_bad_input(argv, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *argv.split()]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_missing_package_is_named(name, monkeypatch):
+    monkeypatch.setattr(target_room, "find_spec", lambda package: None)
+    extra = TARGETS[name].extra
+    with pytest.raises(UserError, match=rf"foveal\[{extra}\]" if extra else "needs torch"):
+        TARGETS[name].check("fp32")
+
+
+def test_a_run_is_exported_with_its_epoch(tmp_path):
+    from runs import save_model
+
+    model = timm.create_model("test_mat", num_classes=2)
+    best = tmp_path / "run" / "best"
+    best.parent.mkdir()
+    save_model(model, {"label_names": ["a", "b"], "pretrained_cfg": model.pretrained_cfg}, best)
+    lines = [{"epoch": 1, "top1": 50.0}, {"epoch": 2, "top1": 75.0}, {"epoch": 3, "top1": 75.0}]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    known = load_source(str(tmp_path / "run"))
+    assert (known.name, known.epoch, known.classes) == ("run", 2, ["a", "b"])
+
+
+def test_shapes_that_differ_have_no_agreement(prepared):
+    images = np.zeros((1, 3, 64, 64), np.float32)
+    parity = examined(prepared, lambda x: {"logits": np.zeros((1, 7), np.float32)}, [images], None)
+    assert "logits is [1, 7]" in parity.failed
