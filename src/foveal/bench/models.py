@@ -20,12 +20,7 @@ from .._machine import machine
 from .macs import count_macs
 from .timing import interleave, num_threads, peak_memory, ratio
 
-RUNTIMES = {
-    "eager": None,
-    "compile": None,
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-}  # and what is exported for it
+RUNTIMES = {"eager": None, "compile": None, "onnxruntime": "onnx", "openvino": "openvino"}  # and their export targets
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from .._errors import unknown
 from ..analysis import ANALYSES, Report, Result, Setting, report
 from ..analysis._result import check_new, new_figure
-from . import check_device
+from ._load import check_device
 
 COMMANDS: Mapping[str, Callable[..., Result | Report]] = {**ANALYSES, "report": report}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal

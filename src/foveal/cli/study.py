@@ -19,7 +19,7 @@ from .._errors import UserError, unknown
 from ..data import DATASETS
 from ..engine import Run
 from ..studies import STUDIES, Study, Trial, keep, kept, report, rows
-from . import check_device
+from ._load import check_device
 
 
 def main(argv: list[str]) -> int:
@@ -79,9 +79,9 @@ def study(
     trials = [trial for trial in trials if kept(trial, evidence) is None]
     end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     placed = [(trial, replace(_placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
-    say = Console(highlight=False).print
+    say = Console(highlight=False, markup=False).print
     with ThreadPoolExecutor(jobs) as pool:
-        left = sum(pool.map(lambda job: _train(*job, evidence, end, chosen.figures, say), placed))
+        left = sum(pool.map(lambda job: _train(job[0], job[1], evidence, end, chosen.figures, say), placed))
     _show(chosen, evidence, seeds)
     if left:
         print(f"{left} runs are left; the same command goes on with them")
@@ -101,7 +101,7 @@ def _placed(run: Run, root: Path | None) -> Run:
 
 
 def _train(
-    trial: Trial, run: Run, evidence: Path, end: float, figures: tuple[str, ...], say: Callable[[str], None]
+    trial: Trial, run: Run, evidence: Path, end: float, figures: tuple[str, ...], say: Callable[..., None]
 ) -> int:
     """Train in a process of its own; return how many runs are left: 0, or 1 where time was up or it failed."""
     if time.monotonic() > end:
@@ -112,12 +112,12 @@ def _train(
     command = [sys.executable, "-m", "foveal", "train", "--from", str(file), "--resume"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        say(f"{trial.row}, seed {trial.seed}: {done.stderr.strip().splitlines()[-1]}", markup=False)
+        say(f"{trial.row}, seed {trial.seed}: {done.stderr.strip().splitlines()[-1]}")
         return 1
     keep(trial, run.out, evidence)
     result: Any = kept(trial, evidence)
     shown = "  ".join(f"{figure} {result.figures[figure]:.2f}" for figure in figures)
-    say(f"{trial.row}, seed {trial.seed}: {shown}", markup=False)
+    say(f"{trial.row}, seed {trial.seed}: {shown}")
     return 0
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx.node import map_arg
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 ATEN = torch.ops.aten
@@ -89,7 +90,7 @@ def _size(graph: Any, x: Any, axis: int) -> Any:
 def _call(graph: Any, target: Any, *args: Any) -> Any:
     """A new node with what it gives in its meta, as ``torch.export`` leaves it."""
     node = graph.call_function(target, args)
-    values = torch.fx.node.map_arg(args, lambda arg: arg.meta["val"])
+    values = map_arg(args, lambda arg: arg.meta["val"])
     node.meta["val"] = target(*values)
     return node
 
