@@ -152,6 +152,8 @@ def average_precision(folder: Path) -> dict[str, float]:
 
 # Several processes
 
+SHARDED = ("atss", "mask_rcnn", "upernet", "simple_baseline")  # of each kind, and one with a second stage
+
 
 def depends_on_the_batch(name: str) -> bool:
     """Whether there is BatchNorm outside the backbone."""
