@@ -186,8 +186,7 @@ def test_step_schedule():
 # Resumption
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("ema", ["0", "0.9"])
+@pytest.mark.parametrize(("precision", "ema"), [("fp32", "0.9"), ("bf16", "0")])
 def test_kills_in_one_epoch_change_nothing(precision, ema, data, tmp_path, whole):
     """Weights, averaged weights, optimiser, schedule, order, augmentation, dropout: all to the last bit."""
     extra = ["--precision", precision, "--ema-decay", ema, "--workers", "1"]

@@ -152,6 +152,8 @@ def average_precision(folder: Path) -> dict[str, float]:
 
 # Several processes
 
+SHARDED = ("atss", "mask_rcnn", "upernet", "simple_baseline")  # of each kind, and one with a second stage
+
 
 def depends_on_the_batch(name: str) -> bool:
     """Whether there is BatchNorm outside the backbone."""
@@ -159,8 +161,11 @@ def depends_on_the_batch(name: str) -> bool:
     return any(isinstance(m, nn.BatchNorm2d) for key, m in model.named_modules() if not key.startswith("backbone."))
 
 
-@pytest.mark.parametrize("sharding", [[], ["--fsdp"]])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("name", "sharding"),
+    [(name, []) for name in KINDS]
+    + [(name, ["--fsdp"]) for name in ("atss", "mask_rcnn", "upernet", "simple_baseline")],
+)
 def test_two_processes_equal_one_with_twice_the_batch(name, sharding, tmp_path):
     """Losses are divided by the objects, anchors or boxes of all processes, whichever of them has how many.
 
