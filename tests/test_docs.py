@@ -331,6 +331,7 @@ def workplace(small_data, files, tmp_path_factory):  # noqa: F811
         pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
         places = ["picture.jpg", "picture.png", "photos/one.png"]
         places += [f"pictures/{part}/{name}/0.png" for part in ("train", "val") for name in CLASSES]
+        places += [f"pictures/val/bag/{i}.png" for i in range(1, 4)]
         for place in places:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place)
