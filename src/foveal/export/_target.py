@@ -23,11 +23,13 @@ class Options:
             can have them free.
         dtype: fp32, fp16 or int8.
         calibration: batches of images that int8 takes its ranges from.
+        runtime_files: folder of the runtime that a page brings along; None for where its package manager puts it.
     """
 
     fixed: bool = False
     dtype: str = "fp32"
     calibration: tuple[np.ndarray, ...] = ()
+    runtime_files: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Target:
         what: in a few words.
         packages: modules that conversion and running need.
         extra: that brings them.
-        suffix: of its file.
+        suffix: of its file, or of its folder.
         dynamic: which of batch, height and width may be free.
         tolerance: for each dtype that it can do, the largest difference of an output that is no error, as a share of
             the output's largest value (below 1: of 1); None where the task's own figure has to say.
