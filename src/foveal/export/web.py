@@ -9,7 +9,9 @@ import html
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .._errors import UserError
 from . import onnx
@@ -31,9 +33,8 @@ def runtime_files(folder: Path | None) -> list[Path]:
             files = [inside / name for name in RUNTIME]
             if all(file.is_file() for file in files):
                 return files
-    where = f"{INSTALLED} is not here" if folder is None else f"{folder} has no {', '.join(RUNTIME)}"
-    how = f"npm install {PACKAGE}@{VERSION}"
-    raise UserError(f"web needs {PACKAGE}, and {where}: {how}, then --runtime-files {INSTALLED}")
+    what = f"{INSTALLED} is not here" if folder is None else f"{folder} has no {', '.join(RUNTIME)}"
+    raise UserError(f"{what}: npm install {PACKAGE}@{VERSION}, then --runtime-files {INSTALLED}")
 
 
 def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list[Path]:
@@ -44,16 +45,19 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     files = runtime_files(options.runtime_files)
     path.mkdir()
     onnx.convert(prepared, path / "model.onnx", text, options)
-    for file in files:
-        shutil.copyfile(file, path / file.name)
-    for name in ("model.mjs", "page.mjs", "page.css"):
-        shutil.copyfile(PAGE / name, path / name)
-    said = about | {"bytes": (path / "model.onnx").stat().st_size}
-    (path / "index.html").write_text(page(said), encoding="utf-8")
+    write_page(path, about, files)
     return [path]
 
 
-def page(about: dict) -> str:
+def write_page(folder: Path, about: dict[str, Any], files: Sequence[Path]) -> None:
+    """Put a page around the model.onnx in a folder: its metadata in index.html, and the runtime's files."""
+    for file in (*files, *(PAGE / name for name in ("model.mjs", "page.mjs", "page.css"))):
+        shutil.copyfile(file, folder / file.name)
+    text = _index(about | {"bytes": (folder / "model.onnx").stat().st_size})
+    (folder / "index.html").write_text(text, encoding="utf-8")
+
+
+def _index(about: dict[str, Any]) -> str:
     """index.html with the metadata of a file, and its ``bytes``."""
     run, sha = about["source"]["run"], about["source"]["sha256"]
     footer = f"Weights: {run}, SHA-256 {sha[:16]}, license {about['license']}. Made by foveal {about['source']['foveal']}."

@@ -99,14 +99,21 @@ export function resized(picture, width, height, interpolation) {
 
 function nearest(picture, width, height) {
   const data = new Uint8Array(3 * width * height);
+  const [rows, columns] = [middles(picture.height, height), middles(picture.width, width)];
   for (let y = 0, to = 0; y < height; y++) {
-    const row = Math.floor(((y + 0.5) * picture.height) / height) * picture.width;
     for (let x = 0; x < width; x++) {
-      const from = 3 * (row + Math.floor(((x + 0.5) * picture.width) / width));
+      const from = 3 * (rows[y] * picture.width + columns[x]);
       for (let channel = 0; channel < 3; channel++) data[to++] = picture.data[from + channel];
     }
   }
   return { width, height, data };
+}
+
+/** The pixel below the middle of each; steps are added up, as Pillow does it, which decides at edges. */
+function middles(before, after) {
+  const places = [];
+  for (let i = 0, at = before / after / 2; i < after; i++, at += before / after) places.push(Math.floor(at));
+  return places;
 }
 
 /** Picture -> image [3, H, W] of a size that it fills from the upper left, zeros elsewhere. */

@@ -8,6 +8,7 @@ const MAX_PIXELS = 2 ** 24; // larger pictures are made smaller before anything 
 const MAX_SHOWN = 1024; // longest side of a map of classes
 const MAX_THREADS = 4;
 const TOP = 5; // classes of a classifier
+const MIN_SHOWN = 480; // longest side of a picture, which is enlarged below that
 const DOUBTFUL = 0.2; // score of a joint below which it is not drawn
 
 const $ = (id) => document.getElementById(id);
@@ -40,12 +41,12 @@ const TASKS = {
       const { image, height, width, seen: part } = model.whole(picture, seen, fixed);
       return { outputs: await infer(image, height, width), part };
     },
-    show({ outputs, part }, picture, pen) {
+    show({ outputs, part }, picture, pen, zoom) {
       const found = model.objects(outputs, part, picture, Number($("threshold").value));
       for (const one of found.toReversed()) {
         if (one.mask) drawMask(pen, model.pasted(one.mask, one.box, picture), model.colour(one.label));
       }
-      for (const one of found.toReversed()) drawBox(pen, one, picture);
+      for (const one of found.toReversed()) drawBox(pen, one, picture, zoom);
       list(found.map(({ label, score }) => ({ name: name(label), score, swatch: css(label) })));
       const answer = {
         boxes: found.map(({ box }) => box),
@@ -92,8 +93,8 @@ const TASKS = {
       }
       return model.joints(maps, K, h, w, about.decoding, crop.matrix);
     },
-    show(found, picture, pen) {
-      drawBody(pen, found, picture);
+    show(found, picture, pen, zoom) {
+      drawBody(pen, found, picture, zoom);
       list(found.map(({ score }, joint) => ({ name: name(joint), score })));
       const clear = found.filter(({ score }) => score >= DOUBTFUL).length;
       const answer = { joints: about.classes, keypoints: [found.map(({ x, y, score }) => [x, y, score])] };
@@ -150,10 +151,10 @@ function drawMask(pen, area, colour) {
   pen.drawImage(cover, area.left, area.top);
 }
 
-function drawBox(pen, { box: [x1, y1, x2, y2], label, score }, picture) {
+function drawBox(pen, { box: [x1, y1, x2, y2], label, score }, picture, zoom) {
   const side = Math.min(picture.width, picture.height);
-  const line = Math.max(1, Math.round(side / 200));
-  const size = Math.max(10, side / 28);
+  const line = Math.max(2 / zoom, side / 200);
+  const size = Math.max(14 / zoom, side / 28);
   const text = `${name(label)} ${score.toFixed(2)}`;
   pen.strokeStyle = pen.fillStyle = css(label);
   pen.lineWidth = line;
@@ -169,11 +170,11 @@ function drawBox(pen, { box: [x1, y1, x2, y2], label, score }, picture) {
   pen.fillText(text, x + line, y + 0.1 * size);
 }
 
-function drawBody(pen, found, picture) {
+function drawBody(pen, found, picture, zoom) {
   const side = Math.min(picture.width, picture.height);
   const clear = found.map(({ score }) => score >= DOUBTFUL);
   pen.strokeStyle = "white";
-  pen.lineWidth = Math.max(1, side / 200);
+  pen.lineWidth = Math.max(1.5 / zoom, side / 200);
   for (const [one, other] of about.decoding.skeleton) {
     if (!clear[one] || !clear[other]) continue;
     pen.beginPath();
@@ -185,7 +186,7 @@ function drawBody(pen, found, picture) {
   found.forEach(({ x, y }, joint) => {
     if (!clear[joint]) return;
     pen.beginPath();
-    pen.arc(x + 0.5, y + 0.5, Math.max(1, side / 110), 0, 2 * Math.PI);
+    pen.arc(x + 0.5, y + 0.5, Math.max(3 / zoom, side / 110), 0, 2 * Math.PI);
     pen.fill();
   });
 }
@@ -193,10 +194,13 @@ function drawBody(pen, found, picture) {
 function show() {
   const { picture, bitmap, found } = last;
   const canvas = $("canvas");
-  [canvas.width, canvas.height] = [picture.width, picture.height];
+  const zoom = Math.max(1, Math.floor(MIN_SHOWN / Math.max(picture.width, picture.height)));
+  [canvas.width, canvas.height] = [zoom * picture.width, zoom * picture.height];
   const pen = canvas.getContext("2d");
+  pen.scale(zoom, zoom); // lines and text stay thin where pixels grow
+  pen.imageSmoothingEnabled = zoom === 1;
   pen.drawImage(bitmap, 0, 0, picture.width, picture.height);
-  const { answer, words } = task.show(found, picture, pen);
+  const { answer, words } = task.show(found, picture, pen, zoom);
   canvas.setAttribute("aria-label", `The picture, in which is found: ${words}`);
   $("json").textContent = JSON.stringify({ height: picture.height, width: picture.width, ...answer }, null, 1);
   $("result").hidden = false;
