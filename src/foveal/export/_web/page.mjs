@@ -22,7 +22,7 @@ const [, , H, W] = about.inputs[0].shape;
 const fixed = typeof H === "number" && typeof W === "number" ? [H, W] : null; // where images can have no other size
 if (about.task === "classification" && fixed) seen.input_size = [3, H, W];
 
-/** What each task makes of a picture (``run``), and what it says and draws of that (``show``). */
+/** What each task makes of a picture (``run``), and what it says and draws of that (``show``), in a unit of lines. */
 const TASKS = {
   classification: {
     async run(picture) {
@@ -41,12 +41,12 @@ const TASKS = {
       const { image, height, width, seen: part } = model.whole(picture, seen, fixed);
       return { outputs: await infer(image, height, width), part };
     },
-    show({ outputs, part }, picture, pen, zoom) {
+    show({ outputs, part }, picture, pen, unit) {
       const found = model.objects(outputs, part, picture, Number($("threshold").value));
       for (const one of found.toReversed()) {
         if (one.mask) drawMask(pen, model.pasted(one.mask, one.box, picture), model.colour(one.label));
       }
-      for (const one of found.toReversed()) drawBox(pen, one, picture, zoom);
+      for (const one of found.toReversed()) drawBox(pen, one, picture, unit);
       list(found.map(({ label, score }) => ({ name: name(label), score, swatch: css(label) })));
       const answer = {
         boxes: found.map(({ box }) => box),
@@ -93,8 +93,8 @@ const TASKS = {
       }
       return model.joints(maps, K, h, w, about.decoding, crop.matrix);
     },
-    show(found, picture, pen, zoom) {
-      drawBody(pen, found, picture, zoom);
+    show(found, picture, pen, unit) {
+      drawBody(pen, found, unit);
       list(found.map(({ score }, joint) => ({ name: name(joint), score })));
       const clear = found.filter(({ score }) => score >= DOUBTFUL).length;
       const answer = { joints: about.classes, keypoints: [found.map(({ x, y, score }) => [x, y, score])] };
@@ -151,10 +151,8 @@ function drawMask(pen, area, colour) {
   pen.drawImage(cover, area.left, area.top);
 }
 
-function drawBox(pen, { box: [x1, y1, x2, y2], label, score }, picture, zoom) {
-  const side = Math.min(picture.width, picture.height);
-  const line = Math.max(2 / zoom, side / 200);
-  const size = Math.max(14 / zoom, side / 28);
+function drawBox(pen, { box: [x1, y1, x2, y2], label, score }, picture, unit) {
+  const [line, size] = [2 * unit, 14 * unit];
   const text = `${name(label)} ${score.toFixed(2)}`;
   pen.strokeStyle = pen.fillStyle = css(label);
   pen.lineWidth = line;
@@ -170,11 +168,10 @@ function drawBox(pen, { box: [x1, y1, x2, y2], label, score }, picture, zoom) {
   pen.fillText(text, x + line, y + 0.1 * size);
 }
 
-function drawBody(pen, found, picture, zoom) {
-  const side = Math.min(picture.width, picture.height);
+function drawBody(pen, found, unit) {
   const clear = found.map(({ score }) => score >= DOUBTFUL);
   pen.strokeStyle = "white";
-  pen.lineWidth = Math.max(1.5 / zoom, side / 200);
+  pen.lineWidth = 1.5 * unit;
   for (const [one, other] of about.decoding.skeleton) {
     if (!clear[one] || !clear[other]) continue;
     pen.beginPath();
@@ -186,7 +183,7 @@ function drawBody(pen, found, picture, zoom) {
   found.forEach(({ x, y }, joint) => {
     if (!clear[joint]) return;
     pen.beginPath();
-    pen.arc(x + 0.5, y + 0.5, Math.max(3 / zoom, side / 110), 0, 2 * Math.PI);
+    pen.arc(x + 0.5, y + 0.5, 4 * unit, 0, 2 * Math.PI);
     pen.fill();
   });
 }
@@ -194,16 +191,17 @@ function drawBody(pen, found, picture, zoom) {
 function show() {
   const { picture, bitmap, found } = last;
   const canvas = $("canvas");
+  $("result").hidden = false;
   const zoom = Math.max(1, Math.floor(MIN_SHOWN / Math.max(picture.width, picture.height)));
   [canvas.width, canvas.height] = [zoom * picture.width, zoom * picture.height];
+  const unit = picture.width / canvas.clientWidth; // pixels of the picture in one of the page, for lines and text
   const pen = canvas.getContext("2d");
-  pen.scale(zoom, zoom); // lines and text stay thin where pixels grow
+  pen.scale(zoom, zoom);
   pen.imageSmoothingEnabled = zoom === 1;
   pen.drawImage(bitmap, 0, 0, picture.width, picture.height);
-  const { answer, words } = task.show(found, picture, pen, zoom);
+  const { answer, words } = task.show(found, picture, pen, unit);
   canvas.setAttribute("aria-label", `The picture, in which is found: ${words}`);
   $("json").textContent = JSON.stringify({ height: picture.height, width: picture.width, ...answer }, null, 1);
-  $("result").hidden = false;
   return words;
 }
 
