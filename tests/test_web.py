@@ -213,7 +213,7 @@ def test_a_dropped_picture_is_classified(opened, files):
     scores = model.scores(model.transform()(Image.open(files / "a.png"))[None])[0]
     found = answer(page)
     assert (found["height"], found["width"]) == (60, 80)
-    expected = {title: score for title, score in zip(model.titles, scores)}
+    expected = dict(zip(model.titles, scores))
     assert {row["class"]: row["score"] for row in found["labels"]} == pytest.approx(expected, abs=1e-5)
     assert page.locator("#list li .name").all_text_contents() == [row["class"] for row in found["labels"]]
     assert page.locator("#status").text_content().startswith(f"a.png: {found['labels'][0]['class']} ")
@@ -231,7 +231,7 @@ def test_objects_pixels_and_joints(opened, files, pictures, tmp_path):
     page = opened("segmentation")
     page.set_input_files("#file", tmp_path / "p.png")
     (classes,) = runtime.load(str(files / "segmentation.onnx")).segment([pictures[0]])
-    expected = {name: share for name, share in zip("abcd", np.bincount(classes.flatten(), minlength=4) / classes.size)}
+    expected = dict(zip("abcd", np.bincount(classes.flatten(), minlength=4) / classes.size))
     assert answer(page)["shares"] == pytest.approx({k: v for k, v in expected.items() if v}, abs=1e-3)
     page = opened("keypoints")
     page.set_input_files("#file", tmp_path / "p.png")

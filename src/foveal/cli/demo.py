@@ -1,6 +1,7 @@
 """``foveal demo MODEL... [--boxes DETECTOR] [--port 7860]``"""
 
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 from .._draw import draw_classes
 from .._errors import UserError
 from .._views import AT_ONCE
-from ..data import SUFFIXES, open_image
+from ..data import open_image
 from ..runtime import is_exported
 from ._guard import Guard
 from ._load import kind_of, load_model
@@ -59,9 +60,11 @@ def demo(
         raise UserError("no model given: foveal demo RUN|FILE.onnx|MODEL...")
     if not 0 <= port < 2**16:
         raise UserError(f"port must be in [0, 65535], got {port}")
+    port = free_port(host, port)
     shown = [load(name, boxes, device) for name in dict.fromkeys(models)]
     if boxes is not None and all(one.kind != "keypoints" for one in shown):
         raise UserError("--boxes: no effect without a keypoint estimator")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no picture of a visitor is left behind
     with tempfile.TemporaryDirectory(prefix="foveal-demo-") as folder:
         page = serve(shown, host, port, Path(folder).resolve())
         more = "" if host in LOCAL else "; whoever reaches this machine can use it"
@@ -73,6 +76,17 @@ def demo(
             page.close(verbose=False)
 
 
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0; raises UserError if the page cannot be given there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind((host, port))
+        except OSError as error:
+            raise UserError(f"cannot serve at {host}:{port}: {error.strerror or error}") from None
+        return free.getsockname()[1]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A model of the page.
@@ -81,18 +95,13 @@ class Shown:
         name: it was loaded from.
         kind: its task.
         look: from an RGB picture and the least score to the answer.
+        thresholded: whether the least score matters.
     """
 
     name: str
     kind: str
     look: Callable[[Image.Image, float], Answer]
-
-    @property
-    def thresholded(self) -> bool:
-        """Whether the least score matters."""
-        return self.kind == "detection" or (self.kind == "keypoints" and self.boxed)
-
-    boxed: bool = False
+    thresholded: bool = False
 
 
 def load(name: str, boxes: str | None, device: str) -> Shown:
@@ -106,12 +115,13 @@ def load(name: str, boxes: str | None, device: str) -> Shown:
         def look(picture: Image.Image, threshold: float) -> Answer:
             return look_for_bodies(estimator, detector, threshold, False, picture, {}, True)
 
-        return Shown(name, kind, look, boxed=boxes is not None)
+        return Shown(name, kind, look, thresholded=detector is not None)
     model = load_model(kind, name, device=device)
     if kind == "classification":
         return Shown(name, kind, lambda picture, _: (likeliest_classes(model, picture, TOP), None))
     if kind == "detection":
-        return Shown(name, kind, lambda p, threshold: look_for_objects(model, threshold, False, p, {}, True))
+        objects = lambda picture, threshold: look_for_objects(model, threshold, False, picture, {}, True)  # noqa: E731
+        return Shown(name, kind, objects, thresholded=True)
 
     def color(picture: Image.Image, _: float) -> Answer:
         classes, shares = classes_of_pixels(model, picture, AT_ONCE)
@@ -127,16 +137,11 @@ def upright(path: str) -> Image.Image:
     """
     picture = open_image(path)
     with Image.open(path) as header:
-        picture = ImageOps.exif_transpose(_with_exif(picture, header))
+        picture.info = {name: value for name, value in header.info.items() if name == "exif"}
+    picture = ImageOps.exif_transpose(picture)
     scale = (MAX_PIXELS / (picture.width * picture.height)) ** 0.5
     if scale < 1:
         picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
-    return picture
-
-
-def _with_exif(picture: Image.Image, header: Image.Image) -> Image.Image:
-    if "exif" in header.info:
-        picture.info["exif"] = header.info["exif"]
     return picture
 
 
@@ -144,9 +149,9 @@ def serve(models: Sequence[Shown], host: str, port: int, folder: Path) -> Any:
     """Start the page, whose files lie in a folder; returns gradio's application, running.
 
     Raises:
-        UserError: gradio is not installed, the port is taken.
+        UserError: gradio is not installed.
     """
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder)}
     try:
         import gradio
         from starlette.middleware import Middleware
@@ -156,50 +161,30 @@ def serve(models: Sequence[Shown], host: str, port: int, folder: Path) -> Any:
     hosts = {*LOCAL, "[::1]"} if host in LOCAL else None
     guard = Middleware(Guard, hosts=hosts, folder=str(folder), max_bytes=MAX_BYTES)  # type: ignore[arg-type]
     page.queue(max_size=16, default_concurrency_limit=1, api_open=False)
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port or _free(host),
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=True,
-            share=False,
-            footer_links=[],
-            run_history=False,
-            allowed_paths=[],
-            max_file_size=MAX_BYTES,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
-            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=STYLE,
-        )
-    except OSError as error:
-        raise UserError(f"cannot serve at {host}:{port}: {error}") from None
+    page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        share=False,
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        max_file_size=MAX_BYTES,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=STYLE,
+    )
     return page
-
-
-def _free(host: str) -> int:
-    """A port that is free."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        free.bind((host, 0))
-        return free.getsockname()[1]
 
 
 def build(gradio: Any, models: dict[str, Shown]) -> Any:
     """The page's parts, and what they do."""
-
-    class Picture(gradio.Image):
-        """That comes from the visitor, and not from an address, which the server would fetch."""
-
-        is_template = True
-
-        async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> Any:
-            if not Path(str(url_or_file_path)).is_file():
-                raise gradio.Error("no picture was sent")
-            return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def look(path: str | None, name: str, threshold: float) -> tuple[Any, Any, str]:
         """What a model finds in a picture: the drawing, names and scores, times."""
@@ -221,19 +206,20 @@ def build(gradio: Any, models: dict[str, Shown]) -> Any:
         return gradio.update(visible=models[name].thresholded)
 
     first = next(iter(models.values()))
-    with gradio.Blocks(title="foveal", analytics_enabled=False) as page:
+    with gradio.Blocks(title="foveal", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown("# foveal\nDrop in a picture, or use the camera. It stays on the machine that gives this page.")
         name = gradio.Dropdown([*models], value=first.name, label="Model", interactive=True)
         with gradio.Row():
             with gradio.Column():
-                picture = Picture(
-                    sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None, label="Picture"
-                )
-                threshold = gradio.Slider(
-                    0.05, 0.95, THRESHOLD, step=0.05, label="Least score", visible=first.thresholded
-                )
+                sources = ["upload", "webcam", "clipboard"]
+                picture = gradio.Image(sources=sources, type="filepath", image_mode=None, label="Picture")
+                refuse_addresses(gradio, picture)
+                scores = dict(minimum=0.05, maximum=0.95, value=THRESHOLD, step=0.05)
+                threshold = gradio.Slider(**scores, label="Least score", visible=first.thresholded)
             with gradio.Column():
-                drawn = gradio.Image(label="Result", show_label=False, interactive=False, format="png", buttons=["download"])
+                drawn = gradio.Image(
+                    label="Result", show_label=False, interactive=False, format="png", buttons=["download"]
+                )
                 times = gradio.Markdown()
                 table = gradio.Dataframe(headers=["what", "score"], interactive=False, label="Found")
         name.change(chosen, name, threshold, api_visibility="private", show_progress="hidden")
@@ -246,3 +232,18 @@ def build(gradio: Any, models: dict[str, Shown]) -> Any:
             concurrency_id="model",
         )
     return page
+
+
+def refuse_addresses(gradio: Any, picture: Any) -> None:
+    """Take from visitors what they have sent, and no address, from which gradio would fetch a picture.
+
+    On the part itself: for a class of its own gradio would write a file beside this one.
+    """
+    move = picture.async_move_resource_to_block_cache
+
+    async def take(path: Any) -> Any:
+        if not Path(str(path)).is_file():
+            raise gradio.Error("no picture was sent")
+        return await move(path)
+
+    picture.async_move_resource_to_block_cache = take

@@ -1,8 +1,8 @@
 """A static page that runs an ONNX file in the browser alone, by onnxruntime-web.
 
 The page (``_web/``) does in JavaScript what ``foveal.runtime`` does in numpy and Pillow. Nothing is downloaded, neither
-here nor by the page: onnxruntime-web's files are copied from a folder, and the page's Content-Security-Policy forbids all
-that is not its own.
+here nor by the page: onnxruntime-web's files are copied from a folder, and the page's Content-Security-Policy forbids
+all that is not its own.
 """
 
 import html
@@ -59,8 +59,8 @@ def write_page(folder: Path, about: dict[str, Any], files: Sequence[Path]) -> No
 
 def _index(about: dict[str, Any]) -> str:
     """index.html with the metadata of a file, and its ``bytes``."""
-    run, sha = about["source"]["run"], about["source"]["sha256"]
-    footer = f"Weights: {run}, SHA-256 {sha[:16]}, license {about['license']}. Made by foveal {about['source']['foveal']}."
+    run, sha, version = (about["source"][name] for name in ("run", "sha256", "foveal"))
+    footer = f"Weights: {run}, SHA-256 {sha[:16]}, license {about['license']}. Made by foveal {version}."
     parts = {
         "TITLE": html.escape(" over ".join(part for part in (about["head"], about["model"]) if part)),
         "SUBTITLE": html.escape(f"{HEADS[about['task']]} of {run}"),
