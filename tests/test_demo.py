@@ -79,15 +79,15 @@ def ask(url: str, method: str, path: str, body: bytes | None = None, **headers: 
         connection.close()
 
 
-def look(url: str, path: str) -> bytes:
+def look(url: str, path: str, name: str) -> str:
     """What the server answers to a picture that is said to lie at a path."""
     session = uuid.uuid4().hex
-    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "name", 0.5]
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, name, 0.5]
     config = json.loads(ask(url, "GET", "/config")[1])
     (function,) = (one["id"] for one in config["dependencies"] if len(one["inputs"]) == 3)
     body = json.dumps({"data": data, "fn_index": function, "session_hash": session}).encode()
     assert ask(url, "POST", "/gradio_api/queue/join", body, content_type="application/json")[0] == 200
-    return ask(url, "GET", f"/gradio_api/queue/data?session_hash={session}")[1]
+    return ask(url, "GET", f"/gradio_api/queue/data?session_hash={session}")[1].decode()
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"])
@@ -98,7 +98,7 @@ def test_no_file_is_given(served, path, file):
     assert b"root:" not in content
 
 
-def test_what_the_page_does_not_need_is_refused(served):
+def test_what_the_page_does_not_need_is_refused(served, files):
     url, place = served
     for path in ("proxy=http://127.0.0.1/", f"file={url}config", "runs", "vibe-code", "dev/reload", "openapi.json"):
         assert ask(url, "GET", f"/gradio_api/{path}")[0] in (403, 404)
@@ -112,8 +112,11 @@ def test_what_the_page_does_not_need_is_refused(served):
     assert ask(url, "POST", "/gradio_api/upload", b"", **large)[0] == 413
     assert ask(url, "POST", "/gradio_api/queue/join", b" " * 2**17)[0] == 413
     assert ask(url, "POST", "/gradio_api/upload", iter([b"a"]), Transfer_Encoding="chunked")[0] == 411
-    for path in ("/etc/passwd", f"{url}config", "http://169.254.169.254/"):
-        assert b'"success":false' in look(url, path)
+    name = str(files / "classification.onnx")
+    for path in (f"{url}config", "http://169.254.169.254/"):
+        assert "no picture was sent" in look(url, path, name)
+    assert "/etc/passwd" in (said := look(url, "/etc/passwd", name))  # in the error
+    assert '"success":false' in said
 
 
 def test_a_picture_on_the_page(served, browser, files, tmp_path):
