@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -19,7 +20,8 @@ from playwright.sync_api import expect, sync_playwright
 import test_runtime
 from foveal import runtime
 from foveal._errors import UserError
-from foveal.export import web
+from foveal.cli import main
+from foveal.export import Options, web
 from foveal.runtime._pictures import classified, whole
 from foveal.runtime.detection import pasted
 from foveal.runtime.keypoints import decoded
@@ -124,6 +126,41 @@ def test_a_page_finds_what_the_runtime_finds():
     jobs = [("pasted", {"mask": packed(mask), "side": 28, "box": box, "size": (60, 80)}) for box in boxes]
     for ours, box in zip(in_node(jobs), boxes):
         assert (ours.reshape(60, 80) == pasted(mask, np.array(box, np.float32), (60, 80))).mean() > 0.999
+
+
+# The folder
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_a_folder_is_written_whole(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "npm" / "dist").mkdir(parents=True)
+    export = ["export", "test_mat", "--random-weights", "--to", "web", "--fixed", "--size", "64"]
+    for args, message in (
+        (export, f"{web.INSTALLED} is not here: npm install onnxruntime-web@"),
+        ([*export, "--runtime-files", "npm"], "npm has no ort.wasm.min.mjs, "),
+        ([*export, "--dtype", "fp16"], "web has no fp16, but fp32"),
+        (["export", "test_mat", "--runtime-files", "npm"], "--runtime-files has no effect without --to web"),
+    ):
+        assert main(args) == 2
+        assert message in capsys.readouterr().err
+        assert [*tmp_path.iterdir()] == [tmp_path / "npm"]
+    for name in web.RUNTIME:
+        (tmp_path / "npm" / "dist" / name).write_text(name)
+    assert main([*export, "--runtime-files", "npm"]) == 0
+    folder = tmp_path / "test_mat_fixed_web"
+    written = {file.name for file in folder.iterdir()}
+    assert written == {"index.html", "model.onnx", "model.mjs", "page.mjs", "page.css", *web.RUNTIME}
+    text = (folder / "index.html").read_text()
+    said = json.loads(text.partition('id="about">')[2].partition("</script>")[0])
+    assert said.pop("bytes") == (folder / "model.onnx").stat().st_size
+    assert said == json.loads(web.read(folder)) == runtime.load(str(folder / "model.onnx")).file.about
+    assert not re.search("@[A-Z]+@|https?://(?!localhost)", text)
+    assert main([*export, "--runtime-files", "npm"]) == 2
+    assert "nothing was overwritten" in capsys.readouterr().err
+    for decoding in ({"decoded": False}, {"full_size": False}):
+        with pytest.raises(UserError, match="leave --raw out"):
+            web.convert(None, folder, json.dumps({"decoding": decoding}), Options())  # type: ignore[arg-type]
 
 
 # The page in Chromium
