@@ -17,7 +17,7 @@ from foveal._errors import UserError
 from foveal.analysis import Setting, attention, fourier, load_pictures, load_subject, similarity, tokens
 from foveal.analysis._attention import Recorder, open_attention, read_attention
 from foveal.analysis._capture import as_maps, capture_maps, capturing, find_blocks
-from foveal.analysis._result import spread
+from foveal.analysis._result import overlay, spread
 from foveal.analysis.fourier import log_amplitude
 from foveal.analysis.similarity import pairwise
 from foveal.cli import main
@@ -477,3 +477,11 @@ def test_bad_input_is_one_line(args, message, tmp_path, capsys):
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_map_of_nothing_stays_grey():
+    """Of a map of one position the background is empty."""
+    picture = np.random.default_rng(0).random((8, 6, 3))
+    drawn = overlay(picture, np.full((1, 1), np.nan))
+    assert drawn.shape == picture.shape
+    assert np.ptp(drawn, axis=2).max() == 0

@@ -111,7 +111,7 @@ def test_constraints_pin_every_dependency():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     needed = re.findall(
-        r'"([a-z-]+)(?:\[[a-z,]+\])?(?:[>=][^"]+)?"[,\]]', dependencies((ROOT / "pyproject.toml").read_text())
+        r'"([a-z0-9-]+)(?:\[[a-z,]+\])?(?:[>=][^"]+)?"[,\]]', dependencies((ROOT / "pyproject.toml").read_text())
     )
     assert len(needed) > 20
     assert {name for name in needed if name != "foveal"} <= pinned

@@ -145,14 +145,16 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     import matplotlib
 
+    grey = (picture @ np.array([0.299, 0.587, 0.114]))[..., None]
     x = torch.as_tensor(values, dtype=torch.float32)[None, None]
     there = x[x.isfinite()]
+    if not len(there):  # such as the background of a map of one position
+        return np.repeat(0.7 * grey, 3, axis=2)
     low, extent = there.min(), there.max() - there.min()
     even = bool(extent <= 1e-4 * there.abs().max())
     x = torch.where(x.isfinite(), torch.full_like(x, 0.5), x) if even else (x - low) / extent
     smooth = dict(mode="bilinear", align_corners=False) if len(there) == x.numel() else dict(mode="nearest")
     x = F.interpolate(x, picture.shape[:2], **smooth)[0, 0].numpy()  # pyright: ignore[reportArgumentType]
-    grey = (picture @ np.array([0.299, 0.587, 0.114]))[..., None]
     colours = matplotlib.colormaps["viridis"](np.nan_to_num(x))[..., :3]
     return np.where(np.isnan(x)[..., None], 0.7 * grey, 0.35 * grey + 0.65 * colours)
 

@@ -186,7 +186,7 @@ def spread_of(maps: np.ndarray) -> float:
     """Mean entropy of maps [n, h, w] as distributions over the positions that take part, by its largest; in 0..1."""
     flat = maps.reshape(len(maps), -1).astype(np.float64)
     count = np.isfinite(flat[0]).sum()
-    if count == 1:
+    if count <= 1:
         return 1.0
     flat = np.nan_to_num(flat)
     shares = flat / flat.sum(1, keepdims=True)

@@ -93,7 +93,7 @@ def export_model(
     prepared = prepare(source, raw=raw, size=(size[0], size[-1]) if size else None)
     before, pictures, labels = _pictures(source.task, data, root, images)
     ranges = calibration(prepared, before) if dtype == "int8" else ()
-    options, failed = Options(fixed, dtype, ranges, runtime_files), 0
+    options, failed = Options(fixed, dtype, ranges, runtime_files=runtime_files), 0
     for target in targets:
         try:
             if layout != "none":
