@@ -25,7 +25,7 @@ from foveal.export.prepare import folded
 SEEN = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 ROOMS = {"detection": detection, "segmentation": segmentation, "keypoints": keypoints}
 HEADS = [("detection", "ssd"), ("segmentation", "semantic_fpn"), ("keypoints", "simple_baseline")]
-SHARED = [name for name in TARGETS if name != "executorch"]  # whose conversion takes minutes
+SHARED = [name for name in TARGETS if name not in ("executorch", "web")]  # of minutes; of files that npm brings
 FIXED = Options(fixed=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
@@ -68,7 +68,7 @@ def fixed(prepared, pictures, tmp_path_factory):
 
 
 def test_targets():
-    assert sorted(TARGETS) == ["executorch", "onnx", "openvino", "pt2"]
+    assert sorted(TARGETS) == ["executorch", "onnx", "openvino", "pt2", "web"]
     for name, target in TARGETS.items():
         assert target.name == name
         assert "fp32" in target.tolerance

@@ -363,7 +363,7 @@ def test_files_need_no_torch(files, tmp_path):
     said = result.stderr.splitlines()
     assert "the classes differ" in said[0]
     assert said[1].startswith("foveal: without ")
-    assert said[1].endswith("there are predict and eval of .onnx files alone: pip install foveal")
+    assert said[1].endswith("there are predict, eval and demo of .onnx files alone: pip install foveal")
     assert "cannot load" in said[3]
     assert len(said) == 4
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a classifier, a detector, a segmenter; without arguments a small classifier on built-in pictures",
     "eval": "how good a model is on labelled pictures: accuracy, average precision, mean IoU",
     "predict": "label pictures or their pixels, find objects in pictures and videos",
+    "demo": "a page on this machine on which a model is tried",
     "export": "write a model for other runtimes, each file run and compared",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in TORCH:
             raise
-        said = f"without {error.name} there are predict and eval of .onnx files alone: pip install foveal"
+        said = f"without {error.name} there are predict, eval and demo of .onnx files alone: pip install foveal"
         print(f"foveal: {said}", file=sys.stderr)
         return 2
     except UserError as error:

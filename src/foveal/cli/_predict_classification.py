@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -33,17 +34,14 @@ def predict_classes(
         raise UserError(f"top must be at least 1, got {top}")
     files = find_files(pictures, SUFFIXES)
     classifier = load_model("classification", model, preprocessing=preprocessing, device=device)
-    transform = classifier.transform()
     top = min(top, classifier.num_classes)
     table = Table("picture", *(f"{i + 1}." for i in range(top)))
     for path, _ in files:
         try:
-            image = transform(open_image(path))
+            labels = likeliest_classes(classifier, open_image(path), top)
         except BadImage as error:
             skip(error, on_bad_image)
             continue
-        scores = np.asarray(classifier.scores(image[None])[0])
-        labels = [(classifier.titles[i], float(scores[i])) for i in (-scores).argsort(kind="stable")[:top]]
         if as_json:
             print(json.dumps({"picture": str(path), "labels": [{"class": n, "score": s} for n, s in labels]}))
         else:
@@ -51,3 +49,9 @@ def predict_classes(
     if not as_json:
         Console().print(table)
     return 0
+
+
+def likeliest_classes(classifier: Any, picture: Image.Image, top: int) -> list[tuple[str, float]]:
+    """The titles and probabilities of the likeliest classes of an RGB picture, from high to low."""
+    scores = np.asarray(classifier.scores(classifier.transform()(picture)[None])[0])
+    return [(classifier.titles[i], float(scores[i])) for i in (-scores).argsort(kind="stable")[:top]]

@@ -43,7 +43,7 @@ def predict_objects(
     drawings = [] if out is None else new_files(files, out, KNOWN)
     detector = load_model("detection", model, device=device)
     make_folders(drawings)
-    look_at(files, drawings, partial(_look, detector, threshold, as_json), "objects", on_bad_image, as_json)
+    look_at(files, drawings, partial(look_for_objects, detector, threshold, as_json), "objects", on_bad_image, as_json)
     if not as_json and out is not None:
         print(f"drawn in {out}")
     return 0
@@ -82,7 +82,7 @@ def look_at(
         Console(highlight=False, markup=False).print(table)
 
 
-def _look(
+def look_for_objects(
     detector: Any, threshold: float, as_json: bool, picture: Image.Image, where: dict[str, Any], drawn: bool
 ) -> tuple[list[tuple[str, float]], Image.Image]:
     """Names and scores of the objects in a picture, and the picture, on which they are ``drawn`` or not.

@@ -32,19 +32,26 @@ def predict_bodies(
         raise UserError(f"threshold must be in [0, 1], got {threshold:g}")
     files = find_files(pictures, KNOWN)
     drawings = [] if out is None else new_files(files, out, KNOWN)
-    keypoints = load_model("keypoints", model, device=device)
-    detector = None if boxes is None else load_model("detection", boxes, device=device)
-    if detector is not None and not {*detector.classes} & {*keypoints.categories}:
-        known = f"{some(detector.classes, 4)}; {model} knows {some(keypoints.categories, 4)}"
-        raise UserError(f"{boxes} finds no bodies: it finds {known}")
+    keypoints, detector = load_estimator(model, boxes, device)
     make_folders(drawings)
-    look_at(files, drawings, partial(_look, keypoints, detector, threshold, as_json), "bodies", on_bad_image, as_json)
+    look = partial(look_for_bodies, keypoints, detector, threshold, as_json)
+    look_at(files, drawings, look, "bodies", on_bad_image, as_json)
     if not as_json and out is not None:
         print(f"drawn in {out}")
     return 0
 
 
-def _look(
+def load_estimator(model: str, boxes: str | None, device: str) -> tuple[Any, Any]:
+    """A keypoint estimator, and the detector of its bodies or None; raises UserError."""
+    keypoints = load_model("keypoints", model, device=device)
+    detector = None if boxes is None else load_model("detection", boxes, device=device)
+    if detector is not None and not {*detector.classes} & {*keypoints.categories}:
+        known = f"{some(detector.classes, 4)}; {model} knows {some(keypoints.categories, 4)}"
+        raise UserError(f"{boxes} finds no bodies: it finds {known}")
+    return keypoints, detector
+
+
+def look_for_bodies(
     keypoints: Any,
     detector: Any,
     threshold: float,

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -43,10 +44,7 @@ def predict_pixels(
         except BadImage as error:
             skip(error, on_bad_image)
             continue
-        classes = np.asarray(segmenter.segment([picture], views)[0])
-        counts = np.bincount(classes.flatten(), minlength=len(segmenter.classes))
-        order = (-counts).argsort(kind="stable").tolist()
-        shares = {segmenter.classes[i]: counts[i].item() / classes.size for i in order if counts[i]}
+        classes, shares = classes_of_pixels(segmenter, picture, views)
         if as_json:
             size = dict(height=picture.height, width=picture.width)
             print(json.dumps({"picture": str(path), **size, "shares": {k: round(v, 6) for k, v in shares.items()}}))
@@ -61,3 +59,11 @@ def predict_pixels(
         if out is not None:
             print(f"classes in {out / 'masks'}, drawn in {out / 'overlays'}")
     return 0
+
+
+def classes_of_pixels(segmenter: Any, picture: Image.Image, views: Views) -> tuple[np.ndarray, dict[str, float]]:
+    """The class of each pixel of an RGB picture [H, W], and the shares of the classes that it has, from high to low."""
+    classes = np.asarray(segmenter.segment([picture], views)[0])
+    counts = np.bincount(classes.flatten(), minlength=len(segmenter.classes))
+    order = (-counts).argsort(kind="stable").tolist()
+    return classes, {segmenter.classes[i]: counts[i].item() / classes.size for i in order if counts[i]}

@@ -50,6 +50,7 @@ def export_model(
     fixed: bool = False,
     raw: bool = False,
     layout: Literal["none", "triton", "kserve"] = "none",
+    runtime_files: Path | None = None,
     random_weights: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -68,6 +69,8 @@ def export_model(
         fixed: for one image of that size alone; otherwise batch, height and width are free.
         raw: of a detector and a segmenter the raw outputs, without decoding, suppression and enlargement.
         layout: put an ONNX file into the folder that a server reads: triton, or kserve, which adds a manifest.
+        runtime_files: of the target web the folder of onnxruntime-web, as npm installs it; without it
+            node_modules/onnxruntime-web.
         random_weights: take a timm model as it is initialised.
         as_json: print a JSON object per file.
     """
@@ -80,6 +83,8 @@ def export_model(
         raise UserError("--root has no effect without --data")
     if dtype == "int8" and data is None and not images:
         raise UserError("int8 takes its ranges from pictures like those to come; give --data or --images")
+    if runtime_files is not None and "web" not in to.split(","):
+        raise UserError("--runtime-files has no effect without --to web")
     for target in targets:
         target.check(dtype)
         if layout != "none" and target.suffix != ".onnx":
@@ -88,7 +93,7 @@ def export_model(
     prepared = prepare(source, raw=raw, size=(size[0], size[-1]) if size else None)
     before, pictures, labels = _pictures(source.task, data, root, images)
     ranges = calibration(prepared, before) if dtype == "int8" else ()
-    options, failed = Options(fixed, dtype, ranges), 0
+    options, failed = Options(fixed, dtype, ranges, runtime_files=runtime_files), 0
     for target in targets:
         try:
             if layout != "none":

@@ -23,7 +23,7 @@ class Exported:
     Attributes:
         target: its name.
         dtype: fp32, fp16 or int8.
-        files: the first is the model.
+        files: the first is the model, or the folder that holds it.
         parity: how it compares with the definition.
         seconds: that making and comparing it took.
     """
@@ -37,7 +37,8 @@ class Exported:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.stat().st_size for file in self.files)
+        parts = [part for file in self.files for part in ([file] if file.is_file() else file.rglob("*"))]
+        return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def file_of(prepared: Prepared, target: Target, out: Path, options: Options) -> Path:

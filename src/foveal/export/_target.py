@@ -24,12 +24,14 @@ class Options:
         dtype: fp32, fp16 or int8.
         calibration: batches of images that int8 takes its ranges from.
         symmetric: int8 has its zero in the middle of each range.
+        runtime_files: folder of the runtime that a page brings along; None for where its package manager puts it.
     """
 
     fixed: bool = False
     dtype: str = "fp32"
     calibration: tuple[np.ndarray, ...] = ()
     symmetric: bool = False
+    runtime_files: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Target:
         what: in a few words.
         packages: modules that conversion and running need.
         extra: that brings them.
-        suffix: of its file.
+        suffix: of its file, or of its folder.
         dynamic: which of batch, height and width may be free.
         tolerance: for each dtype that it can do, the largest difference of an output that is no error, as a share of
             the output's largest value (below 1: of 1); None where the task's own figure has to say.

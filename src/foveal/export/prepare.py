@@ -14,6 +14,7 @@ from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
 from ._fold import flatten_linears, fold_norms, forget_layout
+from ._quiet import quiet
 from ._source import Source
 
 BATCH = 2  # of the example: a batch of 1 would be taken for a constant
@@ -113,7 +114,7 @@ class Prepared:
             example = torch.zeros(batch, 3, *self.traced(free))
             dims = {axis: _dim(name, most) for axis, name in AXES.items() if name in free}
             try:
-                with torch.no_grad():
+                with torch.no_grad(), quiet():
                     program = torch.export.export(self.folded, (example,), dynamic_shapes=({**dims},) if dims else None)
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None

@@ -1,6 +1,7 @@
 """An ONNX file: what it says of itself, and how it runs."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from .._errors import UserError, first_line
 
 KEY = "foveal"  # of the metadata, a JSON text; foveal.export.metadata says what is in it
 VERSION = 1
+
+# Wheels of ONNX Runtime report to their maker from their import on, unless they are told before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def is_exported(name: str) -> bool:
