@@ -15,9 +15,11 @@ from playwright.sync_api import expect
 
 import test_runtime
 import test_web
+from conftest import create
 from foveal.cli import demo
 from foveal.cli import main as command
 from foveal.runtime import load
+from runs import save_model
 
 files, browser = test_runtime.files, test_web.browser
 
@@ -84,7 +86,7 @@ def look(url: str, path: str, name: str) -> str:
     session = uuid.uuid4().hex
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, name, 0.5]
     config = json.loads(ask(url, "GET", "/config")[1])
-    (function,) = (one["id"] for one in config["dependencies"] if len(one["inputs"]) == 3)
+    (function,) = (one["id"] for one in config["dependencies"] if (len(one["inputs"]), len(one["outputs"])) == (3, 3))
     body = json.dumps({"data": data, "fn_index": function, "session_hash": session}).encode()
     assert ask(url, "POST", "/gradio_api/queue/join", body, content_type="application/json")[0] == 200
     return ask(url, "GET", f"/gradio_api/queue/data?session_hash={session}")[1].decode()
@@ -139,6 +141,17 @@ def test_a_picture_on_the_page(served, browser, files, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.close()
     assert odd == []
+
+
+def test_a_look_inside(files, tmp_path):
+    save_model(create("test_mat", num_classes=2), {"label_names": ["a", "b"]}, tmp_path / "best")
+    shown = demo.load(str(tmp_path), None, "cpu")
+    assert shown.explain is not None
+    for analysis in demo.INSIDE.values():
+        figure, caption = shown.explain(analysis, Image.open(files / "a.png"))
+        assert min(figure.size) > 100
+        assert caption
+    assert demo.load(str(files / "classification.onnx"), None, "cpu").explain is None
 
 
 def test_pictures_are_upright_and_not_too_large(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,9 @@ from ._predict_detection import THRESHOLD, look_for_objects
 from ._predict_keypoints import load_estimator, look_for_bodies
 from ._predict_segmentation import classes_of_pixels
 
+INSIDE = {"Grad-CAM": "gradcam", "Attention": "attention"}  # analyses that the page offers
+DPI = 150
+HEIGHT = 360  # of pictures, in pixels of the page
 TOP = 5  # classes of a classifier
 MAX_BYTES = 64 * 2**20  # of a file
 MAX_PIXELS = 2**24  # larger pictures are made smaller before anything else
@@ -96,12 +101,15 @@ class Shown:
         kind: its task.
         look: from an RGB picture and the least score to the answer.
         thresholded: whether the least score matters.
+        explain: from the name of an analysis and an RGB picture to a figure and its caption; None of a model that is
+            not looked into, which are all but classifiers in PyTorch.
     """
 
     name: str
     kind: str
     look: Callable[[Image.Image, float], Answer]
     thresholded: bool = False
+    explain: Callable[[str, Image.Image], tuple[Image.Image, str]] | None = None
 
 
 def load(name: str, boxes: str | None, device: str) -> Shown:
@@ -118,7 +126,8 @@ def load(name: str, boxes: str | None, device: str) -> Shown:
         return Shown(name, kind, look, thresholded=detector is not None)
     model = load_model(kind, name, device=device)
     if kind == "classification":
-        return Shown(name, kind, lambda picture, _: (likeliest_classes(model, picture, TOP), None))
+        explain = None if is_exported(name) else partial(explained, name, device)
+        return Shown(name, kind, lambda picture, _: (likeliest_classes(model, picture, TOP), None), explain=explain)
     if kind == "detection":
         objects = lambda picture, threshold: look_for_objects(model, threshold, False, picture, {}, True)  # noqa: E731
         return Shown(name, kind, objects, thresholded=True)
@@ -128,6 +137,19 @@ def load(name: str, boxes: str | None, device: str) -> Shown:
         return [*shares.items()], draw_classes(picture, classes)
 
     return Shown(name, kind, color)
+
+
+def explained(name: str, device: str, analysis: str, picture: Image.Image) -> tuple[Image.Image, str]:
+    """The figure of an analysis of a classifier at a picture, and its caption; raises UserError."""
+    from ..analysis import ANALYSES, Setting
+
+    with tempfile.TemporaryDirectory() as folder:  # as analyses take pictures
+        picture.save(Path(folder) / "picture.png")
+        setting = Setting(images=Path(folder), num_images=1, pretrained=True, device=device)
+        result = ANALYSES[analysis]([name], setting=setting)
+    content = BytesIO()
+    result.figures()[""].savefig(content, dpi=DPI)
+    return Image.open(content), result.captions()[""]
 
 
 def upright(path: str) -> Image.Image:
@@ -202,27 +224,52 @@ def build(gradio: Any, models: dict[str, Shown]) -> Any:
         spent += f"looked at and drawn in {1000 * (ended - decoded):.0f} ms"
         return drawn or picture, [[title, f"{100 * score:.1f} %"] for title, score in found], spent
 
-    def chosen(name: str) -> Any:
-        return gradio.update(visible=models[name].thresholded)
+    def explain(analysis: str, path: str | None, name: str) -> tuple[Any, str]:
+        """What an analysis shows of a model at a picture."""
+        one = models[name]
+        if path is None or one.explain is None:
+            raise gradio.Error("no picture was sent")
+        try:
+            return one.explain(INSIDE[analysis], upright(path))
+        except UserError as error:
+            raise gradio.Error(str(error).replace(path, Path(path).name)) from None
+
+    def chosen(name: str) -> tuple[Any, Any]:
+        one = models[name]
+        return gradio.update(visible=one.thresholded), gradio.update(visible=one.explain is not None)
 
     first = next(iter(models.values()))
+    shown: dict[str, Any] = dict(show_label=False, interactive=False, format="png", buttons=["download", "fullscreen"])
     with gradio.Blocks(title="foveal", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown("# foveal\nDrop in a picture, or use the camera. It stays on the machine that gives this page.")
         name = gradio.Dropdown([*models], value=first.name, label="Model", interactive=True)
         with gradio.Row():
             with gradio.Column():
                 sources = ["upload", "webcam", "clipboard"]
-                picture = gradio.Image(sources=sources, type="filepath", image_mode=None, label="Picture")
+                sent: dict[str, Any] = dict(sources=sources, type="filepath", image_mode=None)
+                picture = gradio.Image(**sent, label="Picture", height=HEIGHT)
                 refuse_addresses(gradio, picture)
                 scores = dict(minimum=0.05, maximum=0.95, value=THRESHOLD, step=0.05)
                 threshold = gradio.Slider(**scores, label="Least score", visible=first.thresholded)
             with gradio.Column():
-                drawn = gradio.Image(
-                    label="Result", show_label=False, interactive=False, format="png", buttons=["download"]
-                )
+                drawn = gradio.Image(label="Result", height=HEIGHT, **shown)
                 times = gradio.Markdown()
                 table = gradio.Dataframe(headers=["what", "score"], interactive=False, label="Found")
-        name.change(chosen, name, threshold, api_visibility="private", show_progress="hidden")
+        with gradio.Column(visible=first.explain is not None) as inside:
+            gradio.Markdown("## Look inside")
+            with gradio.Row():
+                buttons = [gradio.Button(label) for label in INSIDE]
+            figure = gradio.Image(label="Look inside", **shown)
+            caption = gradio.Markdown()
+        for button in buttons:
+            button.click(
+                explain,
+                [button, picture, name],
+                [figure, caption],
+                api_visibility="private",
+                concurrency_id="model",
+            )
+        name.change(chosen, name, [threshold, inside], api_visibility="private", show_progress="hidden")
         gradio.on(
             [picture.change, name.change, threshold.release],
             look,
