@@ -329,16 +329,6 @@ def test_python_takes_any_picture(place):
         model.detect([scene], threshold=2)
 
 
-def test_the_lines_of_the_readme(here, capsys):
-    (here / "runs").mkdir()
-    (here / "runs" / "quickstart_detection").symlink_to(here / "run")
-    Image.open("files/a.png").save("picture.jpg")
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load_detector" in block]
-    exec(code, {})
-    assert "tensor" in capsys.readouterr().out
-
-
 def test_table(here, capsys):
     said = command(capsys, "predict", "run", "files", "--threshold", 0.1)
     names = ["files/a.png", "files/b.JPG", "files/sub/c.webp", "files/sub/v.mp4"]

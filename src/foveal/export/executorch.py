@@ -31,9 +31,9 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     most = {"batch": 2 * LARGEST, "height": LARGEST * height, "width": LARGEST * width}
     program = prepared.program(free, most if free else None, layout=False)
     with quiet():
-        from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+        from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS  # pyright: ignore[reportMissingImports]
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
 
         try:
             checks = EdgeCompileConfig(_check_ir_validity=False)
@@ -53,7 +53,7 @@ def load(path: Path) -> Runner:
     import json
 
     import torch
-    from executorch.runtime import Runtime
+    from executorch.runtime import Runtime  # pyright: ignore[reportMissingImports]
 
     method: Any = Runtime.get().load_program(path).load_method("forward")
     names = [output["name"] for output in json.loads(path.with_suffix(".json").read_text())["outputs"]]
