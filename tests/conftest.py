@@ -11,6 +11,14 @@ torch.set_num_threads(1)  # two processes share the work, and threads that wait 
 MODELS = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("foveal.")]
 TINY = [name for name in MODELS if name.startswith("test_")]
 SMALL = ["emsnet_xxtiny", "mat_1", "partialformer_b0"]
+PEERS = [  # on which every analysis is tried
+    "deit_tiny_patch16_224",
+    "convnext_tiny",
+    "resnet50",
+    "swin_tiny_patch4_window7_224",
+    "pvt_v2_b1",
+    "mobilevitv2_100",
+]
 
 
 @pytest.fixture(autouse=True)

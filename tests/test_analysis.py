@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conftest import create
+from conftest import TINY, create
 from foveal._errors import UserError
 from foveal.analysis import Setting, attention, fourier, load_pictures, load_subject, similarity, tokens
 from foveal.analysis._attention import Recorder, open_attention, read_attention
@@ -30,7 +30,6 @@ PEERS = {  # of each kind: tokens with a prefix, convolutions, windows [B, H, W,
     "pvt_v2_b1": 8,
     "mobilevitv2_100": 9,
 }
-OURS = ["test_emsnet", "test_mat", "test_partialformer"]
 SMALL = Setting(size=(64,), num_images=2, batch=2)
 
 
@@ -56,7 +55,7 @@ def images_of(found, pictures):
 # capturing
 
 
-@pytest.mark.parametrize("name", [*PEERS, *OURS])
+@pytest.mark.parametrize("name", [*PEERS, *TINY])
 def test_blocks_are_found_and_give_maps(name, peers, pictures):
     found = peers.get(name) or subject(name)
     images = images_of(found, pictures)
@@ -140,7 +139,7 @@ def test_white_noise_is_flat_and_convolution_multiplies():
     assert torch.allclose((after - before)[:-1], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [*PEERS, *OURS])
+@pytest.mark.parametrize("name", [*PEERS, *TINY])
 def test_fourier_of_every_model(name, peers):
     result = fourier([peers.get(name) or subject(name)], setting=SMALL)
     data = result.data()
@@ -200,7 +199,7 @@ def test_open_attention_is_the_fused_one(masked):
     assert torch.allclose(weights @ values, fused, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*PEERS, *OURS])
+@pytest.mark.parametrize("name", [*PEERS, *TINY])
 def test_rows_of_attention_sum_to_one(name, peers, pictures):
     found = peers.get(name) or subject(name)
     if name in ("convnext_tiny", "resnet50"):
@@ -351,7 +350,7 @@ def test_similarity_of_all_tokens_of_partialformer(pictures):
     assert row["queries of all tokens"] == pytest.approx(float(torch.stack(totals).mean()), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [*(name for name in PEERS if name not in ("convnext_tiny", "resnet50")), *OURS])
+@pytest.mark.parametrize("name", [*(name for name in PEERS if name not in ("convnext_tiny", "resnet50")), *TINY])
 def test_similarity_of_every_model(name, peers):
     result = similarity([peers.get(name) or subject(name)], setting=SMALL)
     assert result.rows()

@@ -6,19 +6,10 @@ import timm
 import torch
 from torch import nn
 
-from conftest import TINY, create
+from conftest import PEERS, TINY, create
 from foveal._errors import UserError
 from foveal.analysis import Setting, gradcam, load_subject
 from foveal.analysis.gradcam import cams, default_layer
-
-PEERS = [
-    "deit_tiny_patch16_224",
-    "convnext_tiny",
-    "resnet50",
-    "swin_tiny_patch4_window7_224",
-    "pvt_v2_b1",
-    "mobilevitv2_100",
-]
 
 
 def tokens(x):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conftest import TINY
+from conftest import PEERS, TINY
 from foveal._errors import UserError
 from foveal.analysis import Setting, interaction
 from foveal.analysis.interaction import Masked, Sampling, interactions, log_odds, neighbours
@@ -190,16 +190,6 @@ def test_part_files_of_something_else_are_refused(tmp_path):
     part.write_text("no archive")
     with pytest.raises(UserError, match="damaged"):
         strengths(wavy, part=part)
-
-
-PEERS = [
-    "deit_tiny_patch16_224",
-    "convnext_tiny",
-    "resnet50",
-    "swin_tiny_patch4_window7_224",
-    "pvt_v2_b1",
-    "mobilevitv2_100",
-]
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import TINY, randomize
+from conftest import PEERS, TINY, randomize
 from foveal._errors import UserError
 from foveal.analysis import Setting, receptive
 from foveal.analysis.receptive import centre, centre_gradient, square
 from foveal.backbones.mat import MATBlock
-from test_gradcam import PEERS
 
 
 def field(function, shape):

@@ -129,8 +129,11 @@ def load(name: str, boxes: str | None, device: str) -> Shown:
         explain = None if is_exported(name) else partial(explained, name, device)
         return Shown(name, kind, lambda picture, _: (likeliest_classes(model, picture, TOP), None), explain=explain)
     if kind == "detection":
-        objects = lambda picture, threshold: look_for_objects(model, threshold, False, picture, {}, True)  # noqa: E731
-        return Shown(name, kind, objects, thresholded=True)
+
+        def find(picture: Image.Image, threshold: float) -> Answer:
+            return look_for_objects(model, threshold, False, picture, {}, True)
+
+        return Shown(name, kind, find, thresholded=True)
 
     def color(picture: Image.Image, _: float) -> Answer:
         classes, shares = classes_of_pixels(model, picture, AT_ONCE)
@@ -181,7 +184,7 @@ def serve(models: Sequence[Shown], host: str, port: int, folder: Path) -> Any:
         raise UserError("the page needs gradio: pip install 'foveal[demo]'") from None
     page = build(gradio, {one.name: one for one in models})
     hosts = {*LOCAL, "[::1]"} if host in LOCAL else None
-    guard = Middleware(Guard, hosts=hosts, folder=str(folder), max_bytes=MAX_BYTES)  # type: ignore[arg-type]
+    guard = Middleware(Guard, hosts=hosts, folder=str(folder), max_bytes=MAX_BYTES)
     page.queue(max_size=16, default_concurrency_limit=1, api_open=False)
     page.launch(
         server_name=host,

@@ -31,7 +31,7 @@ def has_symbols(height: int, width: int) -> bool:
     if torch.jit.is_scripting():
         return False
     else:  # noqa: RET505 - TorchScript would compile what follows a bare return
-        return torch.compiler.is_exporting() and (isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt))
+        return is_exporting() and (isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt))
 
 
 def is_fast_path(x: torch.Tensor) -> bool:
