@@ -18,7 +18,7 @@ from foveal.detection import DETECTORS
 from foveal.export import TARGETS, Options, Source, built_in, compare, evaluate, export, load_source, metadata, prepare
 from foveal.export import _target as target_room
 from foveal.export._decode import decode
-from foveal.export._fold import fold_norms
+from foveal.export._fold import flatten_tokens, fold_norms
 from foveal.export.parity import difference, examined, paired
 from foveal.export.prepare import folded
 
@@ -183,6 +183,21 @@ def test_norms_are_folded():
     assert fold_norms(program) == 2  # and not the one behind weights that are used twice
     with torch.inference_mode():
         assert torch.allclose(program.module()(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_layers_on_positions_see_lists(name):
+    """No linear layer and no norm of channels is left on a map, and the program computes what it did."""
+    model = create(name)
+    images = torch.randn(1, 3, 64, 96)
+    program = torch.export.export(model, (images,))
+    layers = (torch.ops.aten.linear.default, torch.ops.aten.layer_norm.default)
+    assert flatten_tokens(program) > 10
+    found = [node for node in program.graph.nodes if node.target in layers]
+    assert {node.meta["val"].ndim for node in found} == {2}
+    with torch.inference_mode():
+        expected = model(images)
+        assert torch.allclose(program.module()(images), expected, atol=1e-5 * expected.abs().max())
 
 
 def test_a_tampered_file_is_seen(prepared, fixed, pictures, tmp_path):

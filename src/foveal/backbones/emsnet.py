@@ -30,6 +30,7 @@ from ..layers import (
     Stage,
     four_stages,
     has_symbols,
+    is_exporting,
     is_fast_path,
     notrace,
 )
@@ -92,7 +93,7 @@ class Propagation(nn.Module):
             y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
             weight = self.weight[y % patch, 0][:, x_ % patch]  # [H, W, C]
             return x[:, y // patch][:, :, x_ // patch] * weight
-        if is_fast_path(x):
+        if is_fast_path(x) or is_exporting():
             x = (x[:, :, None, :, None] * self.weight).flatten(3, 4).flatten(1, 2)  # [B, h, p, w, p, C]
         else:
             weight = self.weight.permute(3, 1, 0, 2)  # [C, 1, p, p]
@@ -102,7 +103,7 @@ class Propagation(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """PE_i of section 3.3.1: pooling by p, then a 1x1 convolution, [B, H, W, C] -> [B, ceil(H/p), ceil(W/p), C']."""
+    """PE_i of section 3.3.1: pooling by p, then a 1x1 convolution, [B, C, H, W] -> [B, ceil(H/p), ceil(W/p), C']."""
 
     def __init__(self, in_chs: int, out_chs: int, patch_size: int, pool: str, device=None, dtype=None):
         super().__init__()
@@ -113,7 +114,7 @@ class PatchEmbed(nn.Module):
         self.proj = pw(in_chs, out_chs, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.proj(self.pool(x).permute(0, 2, 3, 1))
 
 
 class CMHSA(nn.Module):
@@ -129,45 +130,59 @@ class CMHSA(nn.Module):
         self.num_heads = max(1, dim // 32)
         self.dwconv = nn.Conv2d(dim, dim, 3, stride=2, padding=1, groups=dim, bias=False, **dd)
         self.attn = pw(dim, 81 * self.num_heads, **dd)  # M of eq. 3.9
-        self.v = pw(dim, dim, **dd)  # N of eq. 3.10, pointwise: the same before Unfold as after it
+        self.v: Any = pw(dim, dim, **dd)  # N of eq. 3.10, pointwise: the same before Unfold as after it
         self.proj = pw(dim, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        B, H, W, C = x.shape
-        exporting = has_symbols(H, W)
-        # Where sizes are symbols and no number of windows may be 1: one more window, which gives nothing.
-        after = 3 if exporting else 1
-        pads = (0, 0, 1, after, 1, after)
+        B, H, W, _ = x.shape
+        C = self.dwconv.in_channels
+        if self.v is None:  # folded: the embedding gives both
+            x, v = x.chunk(2, dim=-1)
+        else:
+            v = self.v(x)
+        # Where sizes are symbols and no number of windows may be 1: one more window, which no position reads.
+        after = 3 if has_symbols(H, W) else 1
         # Padded here and not by the convolution, whose bfloat16 gradient in oneDNN is at times not finite on maps one
         # position wide (torch 2.14).
-        s = F.pad(x, pads).permute(0, 3, 1, 2)
-        s = F.conv2d(s, self.dwconv.weight, stride=2, groups=self.dwconv.groups).permute(0, 2, 3, 1)
+        s = F.pad(x, (0, 0, 1, after, 1, after)).permute(0, 3, 1, 2)
+        s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
-        attn = self.attn(s).view(B, h, w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
+        attn = self.attn(s).view(B, h * w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
 
-        v = F.pad(self.v(x), pads).unfold(1, 3, 2).unfold(2, 3, 2)  # [B, h, w, C, 3, 3]
-        v = v.reshape(B, h, w, self.num_heads, C // self.num_heads, 9).transpose(-2, -1)
-        x = attn @ v  # [B, h, w, heads, 9, C/heads], eq. 3.10
-        x = x.unflatten(4, (3, 3)).permute(0, 1, 4, 2, 5, 3, 6)  # [B, h, 3, w, 3, heads, C/heads]
-        if exporting:
-            rows, cols = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
-            real = (rows < (H + 1) // 2)[:, None] & (cols < (W + 1) // 2)
-            x = x * real[:, None, :, None, None, None]
-        x = fold_axis(fold_axis(x, 1), 2).flatten(3)  # [B, 2h, 2w, C]
-        if exporting:
-            return self.proj(x[:, torch.arange(H, device=x.device)][:, :, torch.arange(W, device=x.device)])
-        return self.proj(x[:, :H, :W])
+        taps, covers = overlap(H, W, h, w, x.device)
+        v = F.pad(v.flatten(1, 2), (0, 0, 0, 1))[:, taps]  # Unfold
+        v = v.view(B, h * w, 9, self.num_heads, -1).transpose(2, 3)
+        x = (attn @ v).transpose(2, 3).reshape(B, h * w * 9, C)  # eq. 3.10
+        x = F.pad(x, (0, 0, 0, 1))[:, covers].view(B, 4, H, W, C).sum(dim=1)  # Fold
+        return self.proj(x)
 
 
-def fold_axis(taps: torch.Tensor, dim: int) -> torch.Tensor:
-    """Fold of windows of 3 with stride 2 and padding 1 along one axis: [.., n, 3, ..] -> [.., 2n, ..].
+def overlap(height: int, width: int, h: int, w: int, device: torch.device) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Where windows of 3x3 with stride 2 and padding 1 lie on a map [height, width].
 
-    Position 2i lies in the middle of window i; position 2i + 1 is the last of window i and the first of window i + 1.
+    Args:
+        h: rows of windows; those beyond (height + 1) // 2 cover nothing.
+        w: columns of windows; likewise.
+
+    Returns:
+        The position under each tap of each window, [h*w*9], height*width where there is none; and the taps over each
+        position, at most four, [4*height*width], h*w*9 where there are fewer.
     """
-    first, middle, last = taps.unbind(dim + 1)
-    after = [0, 0] * (first.dim() - 1 - dim) + [0, 1]
-    following = F.pad(first, after).narrow(dim, 1, first.shape[dim])
-    return torch.stack((middle, last + following), dim + 1).flatten(dim, dim + 1)
+    tap = torch.arange(3, device=device) - 1
+    y = (2 * torch.arange(h, device=device)[:, None] + tap)[:, None, :, None]  # [h, 1, 3, 1]
+    x = (2 * torch.arange(w, device=device)[:, None] + tap)[None, :, None, :]  # [1, w, 1, 3]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    taps = torch.where(inside, y * width + x, height * width).flatten()
+
+    covers = []
+    y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    for down in range(2):  # a position lies under window p // 2 and, where it is odd, under the next
+        for right in range(2):
+            row, col = y // 2 + down, x // 2 + right
+            tap_y, tap_x = y - 2 * row + 1, x - 2 * col + 1
+            inside = (tap_y >= 0) & (tap_x >= 0) & (row < (height + 1) // 2) & (col < (width + 1) // 2)
+            covers.append(torch.where(inside, (row * w + col) * 9 + tap_y * 3 + tap_x, h * w * 9).flatten())
+    return taps, torch.cat(covers)
 
 
 class GMHSA(nn.Module):
@@ -180,14 +195,14 @@ class GMHSA(nn.Module):
         self.proj = pw(dim, dim, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        B, H, W, C = x.shape
+        B, H, W, _ = x.shape
         q, k, v = self.qkv(x).view(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, H*W, C/heads]
-        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
+        return self.proj(x.transpose(1, 2).reshape(B, H, W, -1))
 
 
 class ScaleBranch(nn.Module):
-    """Prop_p(mixer(PE_p(x))): eq. 3.2, 3.3, 3.6 and 3.7, [B, H, W, C] -> [B, H, W, C']."""
+    """Prop_p(mixer(PE_p(x))): eq. 3.2, 3.3, 3.6 and 3.7, [B, C, H, W] -> [B, H, W, C']."""
 
     def __init__(self, in_chs: int, mixer: nn.Module, out_chs: int, patch_size: int, pool: str, **dd):
         super().__init__()
@@ -196,7 +211,20 @@ class ScaleBranch(nn.Module):
         self.prop = Propagation(out_chs, patch_size, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.prop(self.mixer(self.embed(x)), x.shape[1], x.shape[2])
+        return self.prop(self.mixer(self.embed(x)), x.shape[2], x.shape[3])
+
+    @torch.jit.ignore()
+    def folded(self) -> nn.Module:
+        """The same with the mixer's first layers in the embedding's, for other runtimes; this module is used up."""
+        mixer: Any = self.mixer
+        embed, kind = self.embed.proj.weight, type(self.mixer)
+        if kind is GMHSA:
+            self.embed.proj = joined(mixer.qkv.weight @ embed)
+            mixer.qkv = nn.Identity()
+        elif kind is CMHSA:
+            self.embed.proj = joined(torch.cat((embed, mixer.v.weight @ embed)))
+            mixer.v = None
+        return self
 
 
 class Whiten(nn.Module):
@@ -255,9 +283,9 @@ class StaticOperator(nn.Module):
         x = self.whiten(t)  # X_w
         if self.dwconv is None or self.branch2 is None:
             return x
-        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # X_m
-        m1, m2, m3 = x.split(self.chs, dim=-1) if self.channel_split else [x, x, x]
-        y = [self.branch2(m1), m2]  # eq. 3.2
+        x = self.dwconv(x.permute(0, 3, 1, 2))  # X_m
+        m1, m2, m3 = x.split(self.chs, dim=1) if self.channel_split else [x, x, x]
+        y = [self.branch2(m1), m2.permute(0, 2, 3, 1)]  # eq. 3.2
         if self.branch4 is not None:
             y.append(self.branch4(m3))  # eq. 3.3
         x = torch.cat(y, dim=-1)
@@ -294,9 +322,10 @@ class DynamicOperator(nn.Module):
         self.fuse = pw(out1 + out2, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 3, 1, 2)
         if self.global_branch is None:
             return self.fuse(self.conv_branch(x))
-        x1, x2 = x.split(self.chs, dim=-1) if self.channel_split else [x, x]
+        x1, x2 = x.split(self.chs, dim=1) if self.channel_split else [x, x]
         y = [self.conv_branch(x1), self.global_branch(x2)]  # eq. 3.7, 3.6
         return self.fuse(torch.cat(y, dim=-1))  # eq. 3.8
 
@@ -324,6 +353,7 @@ class MultiScaleInteraction(nn.Module):
             self.static = StaticOperator(width, "gated", static_split, channel_split, whiten_axis, **dd)
             self.dynamic = DynamicOperator(width, mixer, channel_split, **dd)
             out_chs = 2 * width
+            self.chs = [width, width]
         elif mixer != "identity":
             self.static = StaticOperator(dim, mixer, static_split, channel_split, whiten_axis, **dd)
             out_chs = self.static.out_chs
@@ -332,11 +362,35 @@ class MultiScaleInteraction(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.proj_in(x)
         if self.static is not None and self.dynamic is not None:
-            xs, xd = x.chunk(2, dim=-1) if self.channel_split else [x, x]
+            xs, xd = x.split(self.chs, dim=-1) if self.channel_split else [x, x]
             x = torch.cat((self.static(xs), self.dynamic(xd)), dim=-1)
         elif self.static is not None:
             x = self.static(x)
         return self.proj_out(x)
+
+    @torch.jit.ignore()
+    def folded(self) -> nn.Module:
+        """The same with linear layers that follow one another in one, for other runtimes; this module is used up."""
+        static: Any = self.static
+        dynamic: Any = self.dynamic
+        out = self.proj_out
+        if static is None or dynamic is None or not self.channel_split or not isinstance(out, nn.Linear):
+            return self
+        width = self.chs[0]
+        first, last = self.proj_in.weight, out.weight
+        self.proj_in = joined(torch.cat((static.pw_in.weight @ first[:width], first[width:])))
+        self.proj_out = joined(torch.cat((last[:, :width], last[:, width:] @ dynamic.fuse.weight), dim=1))
+        static.pw_in = dynamic.fuse = nn.Identity()
+        self.chs = [2 * width, width]
+        return self
+
+
+@torch.no_grad()
+def joined(weight: torch.Tensor) -> Linear:
+    """A linear layer of a weight [out, in], without bias."""
+    linear = pw(weight.shape[1], weight.shape[0])
+    linear.weight.copy_(weight)
+    return linear
 
 
 @notrace

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx.node import map_arg
+from torch.fx.node import Node, map_arg
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 ATEN = torch.ops.aten
@@ -58,40 +58,73 @@ def _constants(conv: Any) -> tuple[Any, Any]:
     return conv.args[1], conv.args[2] if len(conv.args) > 2 else None
 
 
-def flatten_linears(program: ExportedProgram) -> int:
-    """Give every linear layer with a bias a list of tokens [N, C] in place of more dimensions; return how many.
+PRODUCTS = (ATEN.linear.default, ATEN.layer_norm.default)
+ALONE = (ATEN.gelu.default, ATEN.sigmoid.default)
+PAIRS = (ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor)
+VIEWS = (ATEN.reshape.default, ATEN.view.default, ATEN.flatten.using_ints)
 
-    ONNX has a product with a bias for matrices alone; for more dimensions it takes two operators, which a runtime fuses
-    only where all sizes are numbers.
+
+def flatten_tokens(program: ExportedProgram) -> int:
+    """Give linear layers, and what follows them on each position, lists of tokens [N, C] for maps; return how many.
+
+    ONNX has a product with a bias for matrices alone, and a list has no layout in memory that a runtime would choose:
+    OpenVINO takes channels-last maps [B, H, W, C] for [B, C, H, W] and turns them over and over.
     """
-    graph, changed = program.graph_module.graph, 0
+    graph, lists, flat = program.graph_module.graph, {}, 0
+
+    def tokens(x: Any) -> Any:
+        if x not in lists and x.target in VIEWS and _shape(x)[-1] == _shape(x.args[0])[-1]:
+            lists[x] = tokens(x.args[0])
+        elif x not in lists:
+            lists[x] = _call(graph, ATEN.reshape.default, x, [-1, _shape(x)[-1]])
+        return lists[x]
+
     for node in list(graph.nodes):
-        if node.target is not ATEN.linear.default or len(node.args) < 3 or node.args[0].meta["val"].ndim < 3:
+        if node.target not in (*PRODUCTS, *ALONE, *PAIRS, *VIEWS) or node.meta["val"].ndim < 3:
             continue
-        x, weight, bias = node.args
+        x, *rest = node.args
+        pair = node.target in PAIRS and not node.kwargs and isinstance(rest[0], Node) and _shape(x) == _shape(rest[0])
         with graph.inserting_before(node):
-            sizes = [_size(graph, x, axis) for axis in range(x.meta["val"].ndim - 1)]
-            tokens = _call(graph, ATEN.reshape.default, x, [-1, weight.meta["val"].shape[1]])
-            product = _call(graph, ATEN.linear.default, tokens, weight, bias)
-            result = _call(graph, ATEN.reshape.default, product, [*sizes, weight.meta["val"].shape[0]])
+            if node.target in VIEWS and x in lists:
+                node.replace_all_uses_with(_call(graph, ATEN.reshape.default, lists[x], _sizes(graph, node)))
+                continue
+            if node.target in PRODUCTS or (node.target in ALONE and x in lists):
+                new = _call(graph, node.target, tokens(x), *rest, **node.kwargs)
+            elif pair and (x in lists or rest[0] in lists):
+                new = _call(graph, node.target, tokens(x), tokens(rest[0]))
+            else:
+                continue
+            result = _call(graph, ATEN.reshape.default, new, [*_sizes(graph, x)[:-1], _shape(new)[1]])
+        lists[result] = new
         node.replace_all_uses_with(result)
-        graph.erase_node(node)
-        changed += 1
+        flat += 1
+    graph.eliminate_dead_code()
     program.graph_module.recompile()
-    return changed
+    return flat
 
 
-def _size(graph: Any, x: Any, axis: int) -> Any:
-    """A size of a tensor: a number, or the node of a symbol."""
-    size = x.meta["val"].shape[axis]
-    return size if isinstance(size, int) else _call(graph, ATEN.sym_size.int, x, axis)
+def _shape(node: Any) -> Any:
+    """The shape of a tensor, None of a symbol."""
+    return getattr(node.meta["val"], "shape", None)
 
 
-def _call(graph: Any, target: Any, *args: Any) -> Any:
+def _sizes(graph: Any, node: Any) -> list[Any]:
+    """The sizes of a tensor, numbers and nodes of symbols, without a use of a view."""
+    if node.target is ATEN.flatten.using_ints:
+        x, start, end = (*node.args, 0, -1) if len(node.args) == 1 else (*node.args, -1)[:3]
+        sizes = _sizes(graph, x)
+        return [*sizes[:start], -1, *sizes[end % len(sizes) + 1 :]]
+    if node.target in VIEWS:
+        return list(node.args[1])
+    sizes = enumerate(_shape(node))
+    return [size if isinstance(size, int) else _call(graph, ATEN.sym_size.int, node, axis) for axis, size in sizes]
+
+
+def _call(graph: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
     """A new node with what it gives in its meta, as ``torch.export`` leaves it."""
-    node = graph.call_function(target, args)
+    node = graph.call_function(target, args, kwargs)
     values = map_arg(args, lambda arg: arg.meta["val"])
-    node.meta["val"] = target(*values)
+    node.meta["val"] = target(*values, **kwargs)
     return node
 
 

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
-from ._fold import flatten_linears, fold_norms, forget_layout
+from ._fold import flatten_tokens, fold_norms, forget_layout
 from ._quiet import quiet
 from ._source import Source
 
@@ -119,7 +119,7 @@ class Prepared:
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             fold_norms(program)
-            flatten_linears(program)
+            flatten_tokens(program)
             if not layout:
                 forget_layout(program)
             self.programs[key] = program
