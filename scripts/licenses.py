@@ -1,0 +1,170 @@
+"""What foveal installs, and under which licences.
+
+    python scripts/licenses.py [EXTRA...]
+
+Walks the requirements of foveal and of its extras (all of them, if none is named) through what is installed here, and
+prints a table: package, version, licence, what it is for, who asked for it. What is not installed follows with who wants
+it. Ends with 1 if a licence is not permissive, or unknown, and ``ALLOWED`` does not say why the package may be there.
+
+The licence is what a package says of itself, except in ``READ``. Requirements of other systems are not looked at.
+"""
+
+import argparse
+import re
+import sys
+from collections import deque
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PERMISSIVE = {
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CNRI-Python",
+    "ISC",
+    "MIT",
+    "MIT-CMU",
+    "PSF-2.0",
+    "WTFPL",
+    "Zlib",
+}
+SPDX = {  # what older packages write: in the field License, or as the end of a classifier
+    "3-Clause BSD License": "BSD-3-Clause",
+    "Apache": "Apache-2.0",
+    "Apache 2.0": "Apache-2.0",
+    "Apache 2.0 License": "Apache-2.0",
+    "Apache Software License": "Apache-2.0",
+    "BSD": "BSD-3-Clause",
+    "BSD 3-Clause License": "BSD-3-Clause",
+    "BSD License": "BSD-3-Clause",
+    "BSD-3": "BSD-3-Clause",
+    "FreeBSD": "BSD-2-Clause",
+    "ISC License": "ISC",
+    "ISC License (ISCL)": "ISC",
+    "MIT License": "MIT",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary",
+    "OSI Approved :: Apache Software License": "Apache-2.0",
+    "Other/Proprietary License": "LicenseRef-Proprietary",
+    "Python Software Foundation License": "PSF-2.0",
+}
+READ = {  # where the metadata are silent, or say nothing of what the wheel bundles; from the files of the wheels
+    "av": "BSD-3-Clause AND GPL-2.0-or-later",
+    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
+    "faster-coco-eval": "Apache-2.0",
+    "opencv-python-headless": "Apache-2.0 AND LGPL-2.1-or-later",
+    "torchao": "BSD-3-Clause",
+    "torchcodec": "BSD-3-Clause",
+}
+EXPRESSION = re.compile(r"\(?[\w.+-]+\)?( (AND|OR|WITH) \(?[\w.+-]+\)?)*")
+RANKS = ("runtime", "extra", "tools")  # what a package is for, from what everybody gets to what only works on foveal
+TOOLS = {"docs", "test"}
+MPL = "MPL-2.0 asks for the source of its own files alone; pip fetches them unchanged"
+NVIDIA = "what PyTorch's wheels for Linux on x86 bring for GPUs; its wheels for CPUs alone do without"
+ALLOWED = {  # not permissive: up to where, and why
+    "av": ("extra", "FFmpeg in its wheels has x264 and x265; for videos only, in a process that asks for it"),
+    "certifi": ("extra", f"gradio by httpx; {MPL}"),
+    "cuda-toolkit": ("runtime", NVIDIA),
+    "hypothesis": ("extra", f"executorch, which tests with it; {MPL}"),
+    "nvidia-": ("runtime", NVIDIA),
+    "opencv-python-headless": ("tools", "FFmpeg in its wheels is LGPL; grad-cam, the oracle of Grad-CAM, imports it"),
+    "orjson": ("extra", f"gradio; {MPL}"),
+    "pathspec": ("tools", f"mkdocs and hatchling; {MPL}"),
+    "tqdm": ("runtime", f"timm loads weights by huggingface-hub; {MPL}"),
+}
+
+
+class Package(NamedTuple):
+    """An installed package, or one that is not (``version`` None)."""
+
+    name: str
+    version: str | None
+    licence: str
+    rank: str
+    by: str
+
+    @property
+    def fault(self) -> str | None:
+        """Why its licence is not accepted; None if it is."""
+        if self.version is None or permissive(self.licence):
+            return None
+        for name, (rank, _) in ALLOWED.items():
+            if self.name == name or (name.endswith("-") and self.name.startswith(name)):
+                far = RANKS.index(self.rank) < RANKS.index(rank)
+                return f"{self.licence} is allowed in {rank} alone, but is in {self.rank}" if far else None
+        return f"{self.licence} is not permissive" if self.licence else "says no licence"
+
+
+def permissive(licence: str) -> bool:
+    """Whether every licence of an SPDX expression is, also those between which one may choose."""
+    return bool(licence) and {part.strip(" ()") for part in re.split(r" (?:AND|OR) ", licence)} <= PERMISSIVE
+
+
+def licence_of(package: Distribution) -> str:
+    """SPDX expression from what a package says of itself; empty if it says nothing that is known."""
+    fields = package.metadata
+    for field in ("License-Expression", "License"):
+        text = fields[field].splitlines()[0] if field in fields and fields[field] else ""  # some put a whole text there
+        text = SPDX.get(text, text)
+        if text != "UNKNOWN" and EXPRESSION.fullmatch(text):
+            return text
+    classifiers = [line.rpartition(" :: ")[2] for line in fields.get_all("Classifier") or [] if line[:7] == "License"]
+    return " AND ".join(sorted({SPDX.get(name, name) for name in classifiers}))
+
+
+def walk(extras: list[str]) -> list[Package]:
+    """What foveal and some of its extras require, in order of who needs it most."""
+    found: dict[str, Package] = {}
+    seen: set[tuple[str, str]] = set()
+    starts = [("runtime", "")] + [("tools" if extra in TOOLS else "extra", extra) for extra in extras]
+    for rank, start in sorted(starts, key=lambda pair: RANKS.index(pair[0])):
+        queue = deque([("foveal", start, f"extra {start}" if start else "")])
+        while queue:
+            name, extra, asked = queue.popleft()
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            try:
+                package = distribution(name)
+            except PackageNotFoundError:
+                found.setdefault(name, Package(name, None, "", rank, asked))
+                continue
+            if name != "foveal" and name not in found:
+                found[name] = Package(name, package.version, READ.get(name) or licence_of(package), rank, asked)
+            for line in package.requires or []:
+                wanted = Requirement(line)
+                if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
+                    by = asked or "foveal" if name == "foveal" else name
+                    queue += [(canonicalize_name(wanted.name), also, by) for also in ("", *wanted.extras)]
+    return sorted(found.values(), key=lambda package: (RANKS.index(package.rank), package.name))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    every = distribution("foveal").metadata.get_all("Provides-Extra") or []
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("extras", nargs="*", metavar="EXTRA", help=", ".join(every))
+    extras = parser.parse_args(arguments).extras or every
+    if unknown := set(extras) - set(every):
+        parser.error(f"no such extra: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+    packages = walk(extras)
+    print("| package | version | licence | for | asked for by |\n| --- | --- | --- | --- | --- |")
+    for package in packages:
+        if package.version is not None:
+            print(f"| {package.name} | {package.version} | {package.licence} | {package.rank} | {package.by} |")
+    absent = [f"{package.name} ({package.by})" for package in packages if package.version is None]
+    if absent:
+        print(f"\nNot installed here, so not looked at: {', '.join(absent)}.")
+    faults = [f"{package.name} {package.version}: {package.fault}" for package in packages if package.fault]
+    print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
