@@ -3,8 +3,8 @@
     python scripts/licenses.py [EXTRA...]
 
 Walks the requirements of foveal and of its extras (all of them, if none is named) through what is installed here, and
-prints a table: package, version, licence, what it is for, who asked for it. What is not installed follows with who wants
-it. Ends with 1 if a licence is not permissive, or unknown, and ``ALLOWED`` does not say why the package may be there.
+prints a table: package, version, licence, what it is for, who asked for it. What is not installed follows with who
+wants it. Ends with 1 if a licence is unknown, or not permissive, and ``ALLOWED`` does not say why it may be there.
 
 The licence is what a package says of itself, except in ``READ``. Requirements of other systems are not looked at.
 """
@@ -111,7 +111,7 @@ def licence_of(package: Distribution) -> str:
     """SPDX expression from what a package says of itself; empty if it says nothing that is known."""
     fields = package.metadata
     for field in ("License-Expression", "License"):
-        text = fields[field].splitlines()[0] if field in fields and fields[field] else ""  # some put a whole text there
+        text = (fields[field] or "").strip().partition("\n")[0]  # some put a whole text there
         text = SPDX.get(text, text)
         if text != "UNKNOWN" and EXPRESSION.fullmatch(text):
             return text

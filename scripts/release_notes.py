@@ -14,11 +14,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def notes(tag: str, root: Path = ROOT) -> str:
-    """The section of a version; ``ValueError`` if something is not as it has to be for a release."""
+    """The section of the changelog for a tag; ``ValueError`` if something is not as a release needs it."""
     source = (root / "src" / "foveal" / "__init__.py").read_text()
     version = re.findall(r'^__version__ = "(.+)"$', source, flags=re.MULTILINE)[0]
     if tag != f"v{version}":
-        raise ValueError(f"the tag is {tag}, but the package is version {version}: tag v{version}, or change __version__")
+        raise ValueError(
+            f"the tag is {tag}, but the package is version {version}: tag v{version}, or change __version__"
+        )
     sections = re.split(r"^## \[(.+?)\] - (\S+)$", (root / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     found = {name: (date, text) for name, date, text in zip(sections[1::3], sections[2::3], sections[3::3])}
     if version not in found:
