@@ -4,7 +4,7 @@
 
 Walks the requirements of foveal and of its extras (all of them, if none is named) through what is installed here, and
 prints a table: package, version, licence, what it is for, who asked for it. What is not installed follows with who
-wants it. Ends with 1 if a licence is unknown, or not permissive, and ``ALLOWED`` does not say why it may be there.
+wants it. Ends with 1 if a licence is unknown, or not permissive and ``ALLOWED`` does not name the package.
 
 The licence is what a package says of itself, except in ``READ``. Requirements of other systems are not looked at.
 """
@@ -66,18 +66,16 @@ READ = {  # where the metadata are silent, or say nothing of what the wheel bund
 EXPRESSION = re.compile(r"\(?[\w.+-]+\)?( (AND|OR|WITH) \(?[\w.+-]+\)?)*")
 RANKS = ("runtime", "extra", "tools")  # what a package is for, from what everybody gets to what only works on foveal
 TOOLS = {"docs", "test"}
-MPL = "MPL-2.0 asks for the source of its own files alone; pip fetches them unchanged"
-NVIDIA = "what PyTorch's wheels for Linux on x86 bring for GPUs; its wheels for CPUs alone do without"
-ALLOWED = {  # not permissive: up to where, and why
-    "av": ("extra", "FFmpeg in its wheels has x264 and x265; for videos only, in a process that asks for it"),
-    "certifi": ("extra", f"gradio by httpx; {MPL}"),
-    "cuda-toolkit": ("runtime", NVIDIA),
-    "hypothesis": ("extra", f"executorch, which tests with it; {MPL}"),
-    "nvidia-": ("runtime", NVIDIA),
-    "opencv-python-headless": ("tools", "FFmpeg in its wheels is LGPL; grad-cam, the oracle of Grad-CAM, imports it"),
-    "orjson": ("extra", f"gradio; {MPL}"),
-    "pathspec": ("tools", f"mkdocs and hatchling; {MPL}"),
-    "tqdm": ("runtime", f"timm loads weights by huggingface-hub; {MPL}"),
+ALLOWED = {  # not permissive: up to where they may be; docs/dependencies.md says why
+    "av": "extra",
+    "certifi": "extra",
+    "cuda-toolkit": "runtime",
+    "hypothesis": "extra",
+    "nvidia-": "runtime",
+    "opencv-python-headless": "tools",
+    "orjson": "extra",
+    "pathspec": "tools",
+    "tqdm": "runtime",
 }
 
 
@@ -95,7 +93,7 @@ class Package(NamedTuple):
         """Why its licence is not accepted; None if it is."""
         if self.version is None or permissive(self.licence):
             return None
-        for name, (rank, _) in ALLOWED.items():
+        for name, rank in ALLOWED.items():
             if self.name == name or (name.endswith("-") and self.name.startswith(name)):
                 far = RANKS.index(self.rank) < RANKS.index(rank)
                 return f"{self.licence} is allowed in {rank} alone, but is in {self.rank}" if far else None
