@@ -4,7 +4,7 @@
 
 Walks the requirements of foveal and of its extras (all of them, if none is named) through what is installed here, and
 prints a table: package, version, licence, what it is for, who asked for it. What is not installed follows with who
-wants it. Ends with 1 if a licence is unknown, or not permissive and ``ALLOWED`` does not name the package.
+wants it. Ends with 1 if a licence is unknown, or neither permissive nor one that ``ALLOWED`` names for a package.
 
 The licence is what a package says of itself, except in ``READ``. Requirements of other systems are not looked at.
 """
@@ -66,16 +66,16 @@ READ = {  # where the metadata are silent, or say nothing of what the wheel bund
 EXPRESSION = re.compile(r"\(?[\w.+-]+\)?( (AND|OR|WITH) \(?[\w.+-]+\)?)*")
 RANKS = ("runtime", "extra", "tools")  # what a package is for, from what everybody gets to what only works on foveal
 TOOLS = {"docs", "test"}
-ALLOWED = {  # not permissive: up to where they may be; docs/dependencies.md says why
-    "av": "extra",
-    "certifi": "extra",
-    "cuda-toolkit": "runtime",
-    "hypothesis": "extra",
-    "nvidia-": "runtime",
-    "opencv-python-headless": "tools",
-    "orjson": "extra",
-    "pathspec": "tools",
-    "tqdm": "runtime",
+ALLOWED = {  # not permissive: which licence, and up to where; docs/dependencies.md says why
+    "av": ("GPL-2.0-or-later", "extra"),
+    "certifi": ("MPL-2.0", "extra"),
+    "cuda-toolkit": ("LicenseRef-NVIDIA-Proprietary", "runtime"),
+    "hypothesis": ("MPL-2.0", "extra"),
+    "nvidia-": ("LicenseRef-NVIDIA-Proprietary", "runtime"),
+    "opencv-python-headless": ("LGPL-2.1-or-later", "tools"),
+    "orjson": ("MPL-2.0", "extra"),
+    "pathspec": ("MPL-2.0", "tools"),
+    "tqdm": ("MPL-2.0", "runtime"),
 }
 
 
@@ -90,19 +90,19 @@ class Package(NamedTuple):
 
     @property
     def fault(self) -> str | None:
-        """Why its licence is not accepted; None if it is."""
-        if self.version is None or permissive(self.licence):
+        """Why its licence is not accepted; None if it is. One that may be chosen among others counts like them."""
+        if self.version is None:
             return None
-        for name, rank in ALLOWED.items():
-            if self.name == name or (name.endswith("-") and self.name.startswith(name)):
-                far = RANKS.index(self.rank) < RANKS.index(rank)
-                return f"{self.licence} is allowed in {rank} alone, but is in {self.rank}" if far else None
-        return f"{self.licence} is not permissive" if self.licence else "says no licence"
-
-
-def permissive(licence: str) -> bool:
-    """Whether every licence of an SPDX expression is, also those between which one may choose."""
-    return bool(licence) and {part.strip(" ()") for part in re.split(r" (?:AND|OR) ", licence)} <= PERMISSIVE
+        if not self.licence:
+            return "says no licence"
+        others = {part.strip(" ()") for part in re.split(r" (?:AND|OR) ", self.licence)} - PERMISSIVE
+        name = "nvidia-" if self.name.startswith("nvidia-") else self.name
+        licence, rank = ALLOWED.get(name, ("", ""))
+        if others - {licence}:
+            return f"{self.licence} is not permissive"
+        if others and RANKS.index(self.rank) < RANKS.index(rank):
+            return f"{self.licence} is allowed in {rank} alone, but is in {self.rank}"
+        return None
 
 
 def licence_of(package: Distribution) -> str:
@@ -139,7 +139,7 @@ def walk(extras: list[str]) -> list[Package]:
             for line in package.requires or []:
                 wanted = Requirement(line)
                 if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
-                    by = asked or "foveal" if name == "foveal" else name
+                    by = (asked or "foveal") if name == "foveal" else name
                     queue += [(canonicalize_name(wanted.name), also, by) for also in ("", *wanted.extras)]
     return sorted(found.values(), key=lambda package: (RANKS.index(package.rank), package.name))
 
