@@ -81,7 +81,10 @@ def test_versions_agree():
     assert f"## {foveal.__version__}" in re.sub(r"[\[\]]", "", (ROOT / "CHANGELOG.md").read_text())
 
 
-@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["pyright"]])
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check"], ["ruff", "format", "--check"], ["pyright"], ["zizmor", "--offline", "--quiet", ".github"]],
+)
 def test_tools(command):
     tool = shutil.which(command[0], path=Path(sys.executable).parent)
     assert tool, f"{command[0]} comes with the extra 'test'"
