@@ -232,6 +232,14 @@ def test_links_lead_somewhere():
     assert number > 40
 
 
+def test_versions_of_other_libraries_are_those_of_the_constraints():
+    pinned = (ROOT / "constraints.txt").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \|", (DOCS / "interop.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) == 5
+    for name, version in rows:
+        assert f"\n{name}=={version};" in pinned, name
+
+
 def test_excerpts_are_from_the_source():
     """Each line of a ``py`` block is one of src/foveal; comments may differ."""
     lines = {line for file in (ROOT / "src").rglob("*.py") for line in code_lines(file.read_text())}
@@ -363,7 +371,7 @@ def here(workplace):
 
 def test_python_blocks_run(here, capfd, monkeypatch):
     """The blocks of a page one after the other, in one module."""
-    assert sum(map(len, PYTHON.values())) > 12
+    assert sum(map(len, PYTHON.values())) > 18
     for page, found in PYTHON.items():
         module = ModuleType(f"docs_{page.stem}")
         monkeypatch.setitem(

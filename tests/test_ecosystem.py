@@ -1,11 +1,29 @@
-"""Our models in the libraries that speak timm: timm's own checks, segmentation_models.pytorch, Hugging Face."""
+"""Our models in the libraries that speak timm: timm's own checks, segmentation_models.pytorch, Hugging Face, open_clip.
+
+docs/interop.md trains one family in each; here every family is tried.
+"""
 
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from open_clip.timm_model import TimmModel
+from timm.models import create_feature_extractor
 from timm.models._registry import _model_pretrained_cfgs
-from transformers import TimmBackbone, TimmBackboneConfig, TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import (
+    DetrConfig,
+    DetrForObjectDetection,
+    DFineConfig,
+    DFineForObjectDetection,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrV2Config,
+    RTDetrV2ForObjectDetection,
+    TimmBackbone,
+    TimmBackboneConfig,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
 
 from conftest import TINY, close, create
 
@@ -73,6 +91,70 @@ def test_hugging_face_classifier(name, tmp_path):
         model.save_pretrained(tmp_path)
         again = TimmWrapperForImageClassification.from_pretrained(tmp_path).eval()
         assert close(again(images).logits, logits, 1e-6)
+
+
+SMALL = dict(
+    num_labels=3,
+    d_model=16,
+    num_queries=5,
+    encoder_layers=1,
+    decoder_layers=2,  # transformers ties the heads of one layer to those of the others
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=16,
+    decoder_ffn_dim=16,
+)
+DETECTORS = {
+    DetrConfig: DetrForObjectDetection,
+    RTDetrConfig: RTDetrForObjectDetection,
+    RTDetrV2Config: RTDetrV2ForObjectDetection,
+    DFineConfig: DFineForObjectDetection,
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("config", DETECTORS)
+def test_hugging_face_detectors_train_the_backbone(config, name):
+    """Their initialisation leaves the backbone's alone, and every parameter in front of the maps gets a gradient."""
+    args = dict(SMALL)
+    levels = [3]
+    if config is not DetrConfig:
+        levels = [1, 2, 3]
+        channels = timm.create_model(name, features_only=True, out_indices=levels).feature_info.channels()
+        args |= dict(encoder_in_channels=channels, encoder_hidden_dim=16, decoder_in_channels=[16] * 3)
+    torch.manual_seed(1)
+    backbone = timm.create_model(name, features_only=True, out_indices=levels)
+    torch.manual_seed(1)
+    model = DETECTORS[config](config(backbone_config=TimmBackboneConfig(backbone=name, out_indices=levels), **args))
+    ours = model.model.backbone.model
+    ours = getattr(ours, "_backbone", ours)
+    state = ours.state_dict()
+    assert len(state) > 50
+    assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in state.items())
+    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}]
+    outputs = model(pixel_values=torch.randn(1, 3, 64, 96), labels=labels)
+    outputs.loss.backward()
+    assert outputs.loss.isfinite()
+    assert all(p.grad is not None for p in ours.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_image_tower_of_open_clip(name):
+    tower = TimmModel(name, embed_dim=8, image_size=64, proj="").eval()
+    with torch.inference_mode():
+        assert tower(torch.randn(2, 3, 64, 64)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_extracted_features_are_the_modules_own(name):
+    model = create(name)
+    extract = create_feature_extractor(model, [f"stages.{i}" for i in range(4)])
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        x = model.stem(images)
+        for stage, extracted in zip(model.stages, extract(images).values(), strict=True):
+            x = stage(x)
+            assert close(extracted, x, 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
