@@ -299,12 +299,12 @@ def read_partial(record: Record, recorder: Recorder, images: torch.Tensor) -> li
 
 def read_cmhsa(record: Record, recorder: Recorder, images: torch.Tensor) -> list[Attention]:
     """What each position gets in C-MHSA's overlapping windows (eq. 3.9), a mean over the windows that hold it."""
-    weights = record.weights[0]  # [B, h, w, heads, 9, 9]
+    weights = record.weights[0]  # [B, windows, heads, 9, 9]
     size = tuple(record.inputs[0][1:3])
-    taps = weights.mean((3, 4)).flatten(1, 2).transpose(1, 2)  # [B, 9, windows]
+    taps = weights.mean((2, 3)).transpose(1, 2)  # [B, 9, windows]
     place: Any = dict(output_size=size, kernel_size=3, stride=2, padding=1)
     received = F.fold(taps, **place) / F.fold(torch.ones_like(taps), **place)
-    return [Attention("C-MHSA", received[:, 0], weights.flatten(1, 2))]
+    return [Attention("C-MHSA", received[:, 0], weights)]
 
 
 def read_gmhsa(record: Record, recorder: Recorder, images: torch.Tensor) -> list[Attention]:
