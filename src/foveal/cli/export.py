@@ -29,6 +29,7 @@ from ._pictures import find_files
 
 PICTURES = 16  # that a file is run on
 CALIBRATION = 32  # that int8 takes its ranges from
+RAW = 'onnxruntime.InferenceSession("{}")'  # for which foveal predict has no decoding
 EVALUATION = 256  # on which the file is compared with the model, at most
 
 
@@ -108,6 +109,8 @@ def export_model(
         if layout != "none":
             done = replace(done, files=LAYOUTS[layout](done.files[0]))
         _show(done, compared, as_json)
+        if not as_json:
+            print(f"  next: {(RAW if raw and target.suffix == '.onnx' else target.opens).format(done.files[0])}")
     return 2 if failed else 0
 
 

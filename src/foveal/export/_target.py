@@ -51,6 +51,7 @@ class Target:
         load: of a file, a function from images [B, 3, H, W] to the outputs, run by the target's own runtime;
             ``threads`` is 1, where the runtime has a say in it.
         read: of a file, the text of its metadata.
+        opens: what opens a file, whose name stands for {}: a command, or Python.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Target:
     convert: Callable[[Prepared, Path, str, Options], list[Path]]
     load: Callable[..., Runner]
     read: Callable[[Path], str]
+    opens: str
 
     def check(self, dtype: str) -> None:
         """Raise UserError if a package is missing or the target does not have the dtype."""

@@ -82,5 +82,6 @@ TARGET = register(
         convert=convert,
         load=load,
         read=read,
+        opens='executorch.runtime.Runtime.get().load_program("{}")',
     )
 )

@@ -97,5 +97,6 @@ TARGET = register(
         convert=convert,
         load=load,
         read=read,
+        opens="foveal predict {} PICTURE...",
     )
 )

@@ -64,5 +64,6 @@ TARGET = register(
         convert=convert,
         load=load,
         read=read,
+        opens='openvino.Core().compile_model("{}")',
     )
 )

@@ -61,5 +61,6 @@ TARGET = register(
         convert=convert,
         load=load,
         read=read,
+        opens='torch.export.load("{}").module()',
     )
 )

@@ -93,5 +93,6 @@ TARGET = register(
         convert=convert,
         load=load,
         read=read,
+        opens="python -m http.server --bind 127.0.0.1 --directory {}",
     )
 )
