@@ -3,12 +3,11 @@
 import json
 import math
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -19,68 +18,45 @@ from .._errors import UserError, first_line
 from .._views import Preprocessing
 from ..data import SUFFIXES, UNLABELLED, Data, OnImage, Pictures, load_split
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
-from ._load import batches_of, environment_of, load_model
-from ._pictures import WORST, read_batches
+from ._evaluation import Evaluation, tell
+from ._pictures import WORST
 
 UNITS = {"top1": "%", "top5": "%", "mean_class_accuracy": "%", "ece": "%", "nll": "nats"}
 
 
 def evaluate_classifier(
-    model: str,
-    *,
-    data: str,
-    root: Path | None,
-    labels: Path | None,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    workers: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    confusion: Path | None,
-    per_class: bool,
-    on_bad_image: Literal["stop", "skip"],
-    as_json: bool,
+    asked: Evaluation, labels: Path | None, preprocessing: Preprocessing, confusion: Path | None
 ) -> int:
     """Print accuracy, calibration and confusion; arguments are those of the command."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
-    settings |= {"preprocessing": asdict(preprocessing)}
     if confusion is not None and not confusion.parent.is_dir():
         raise UserError(f"cannot write {confusion}: no such folder")
     if confusion is not None and confusion.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot write {confusion}: expected a .png, .svg or .pdf file")
-    classifier = load_model("classification", model, device=device, precision=precision, preprocessing=preprocessing)
-    pictures, metric, labels_of = _prepare(classifier, data, root, labels)
+    classifier = asked.load("classification", asked.model, preprocessing=preprocessing)
+    pictures, metric, labels_of = _prepare(classifier, asked.data, asked.root, labels)
     report = metric if isinstance(metric, ClassificationReport) else None
-    if report is None and (confusion is not None or per_class):
+    if report is None and (confusion is not None or asked.per_class):
         raise UserError("--confusion and --per-class have no effect where a picture has a set of labels")
     skipped: list[str] = []
     started = time.monotonic()
-    transform = OnImage(classifier.transform())
-    with batches_of(classifier, pictures, transform, batch_size, workers) as batches:
-        for batch in read_batches(batches, skipped, on_bad_image):
-            metric.update(classifier.scores(batch["image"]), {"label": labels_of(batch)})
+    for batch in asked.batches(classifier, pictures, OnImage(classifier.transform()), skipped):
+        metric.update(classifier.scores(batch["image"]), {"label": labels_of(batch)})
     metrics = metric.compute()
     if not metrics["pictures"]:
-        raise UserError(f"{data} has no picture that could be read and has a label")
+        raise UserError(f"{asked.data} has no picture that could be read and has a label")
     rate = (len(pictures) - len(skipped)) / (time.monotonic() - started)
-    if as_json:
-        answer: dict[str, Any] = dict(model=model, data=data, metrics=metrics, images_per_second=rate, skipped=skipped)
-        if report is not None:
-            answer |= _classes(classifier, report)
-        answer |= dict(
-            preprocessing=classifier.config,
-            settings=settings,
-            environment=environment_of(classifier, device),
-        )
-        print(json.dumps(answer))
+    if asked.as_json:
+        figures = {} if report is None else _classes(classifier, report)
+        figures = dict(metrics=metrics, images_per_second=rate, skipped=skipped) | figures
+        own = dict(labels=labels, preprocessing=asdict(preprocessing), confusion=confusion)
+        asked.answer(classifier, classifier.config, own, **figures)
     else:
-        for message in skipped:
-            print(f"skipped: {message}", file=sys.stderr)
+        tell([], skipped)
         _show(classifier, metrics, rate)
         if report is not None:
-            _show_classes(classifier, report, per_class)
+            _show_classes(classifier, report, asked.per_class)
     if report is not None and confusion is not None:  # last, so that figures are not lost with a picture
-        draw_confusion(report.confusion, classifier.titles, f"{model} on {data}", confusion)
+        draw_confusion(report.confusion, classifier.titles, f"{asked.model} on {asked.data}", confusion)
     return 0
 
 

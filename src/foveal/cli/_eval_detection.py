@@ -1,11 +1,10 @@
 """``foveal eval`` of a detector."""
 
-import json
 import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -15,70 +14,48 @@ from rich.table import Table
 from .._errors import UserError
 from ..data import load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
-from ._load import batches_of, environment_of, load_model
-from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
+from ._evaluation import Evaluation, tell
+from ._pictures import WORST, check_json, percent, plain, write_json
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
 
 
-def evaluate_detector(
-    model: str,
-    *,
-    data: str,
-    root: Path | None,
-    batch_size: int,
-    workers: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    save_predictions: Path | None,
-    per_class: bool,
-    on_bad_image: Literal["stop", "skip"],
-    as_json: bool,
-) -> int:
+def evaluate_detector(asked: Evaluation, save_predictions: Path | None) -> int:
     """Print average precision; arguments are those of the command."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     if save_predictions is not None:
         check_json(save_predictions)
-    detector = load_model("detection", model, device=device, precision=precision)
-    pictures: Any = load_split(data, root, kind="detection", skip=on_bad_image == "skip")
+    detector = asked.load("detection", asked.model)
+    pictures: Any = load_split(asked.data, asked.root, kind="detection", skip=asked.on_bad_image == "skip")
     place = np.array(detector.positions(pictures.classes))
     category_ids = [number for _, number in sorted(zip(place.tolist(), pictures.category_ids))]
     metric = CocoAP(len(detector.classes), masks=detector.masks and pictures.has_masks)
     left_out, skipped, results = [str(problem) for problem in pictures.problems], [], []
     started = time.monotonic()
-    with batches_of(detector, pictures, detector.transform(), batch_size, workers, detector.stack) as batches:
-        for batch in read_batches(batches, skipped, on_bad_image):
-            found = detector.predict(batch)
-            targets = [target | {"labels": place[target["labels"]]} for target in batch["target"]]
-            metric.update(found, batch | {"target": targets})
-            if save_predictions is not None:
-                results += coco_results(found, [target["image_id"] for target in targets], category_ids)
+    for batch in asked.batches(detector, pictures, detector.transform(), skipped, detector.stack):
+        found = detector.predict(batch)
+        targets = [target | {"labels": place[target["labels"]]} for target in batch["target"]]
+        metric.update(found, batch | {"target": targets})
+        if save_predictions is not None:
+            results += coco_results(found, [target["image_id"] for target in targets], category_ids)
     if not metric.pictures:
-        raise UserError(f"{data} has no picture that could be read")
+        raise UserError(f"{asked.data} has no picture that could be read")
     counts = metric.class_objects()
     metrics = metric.compute() | {"pictures": len(metric.pictures), "objects": sum(counts)}
     rate = len(metric.pictures) / (time.monotonic() - started)
     classes = _classes(detector, metric, counts, category_ids)
     if save_predictions is not None:
         write_json(results, save_predictions)
-    if as_json:
-        answer: dict[str, Any] = dict(model=model, data=data, metrics=plain(metrics), images_per_second=rate)
-        answer |= dict(left_out=left_out, skipped=skipped, classes=[plain(row) for row in classes])
-        answer |= dict(
-            preprocessing={name: detector.config[name] for name in ("image_size", "max_size")},
-            settings=settings,
-            environment=environment_of(detector, device),
-        )
-        print(json.dumps(answer))
+    if asked.as_json:
+        seen = {name: detector.config[name] for name in ("image_size", "max_size")}
+        figures: dict[str, Any] = dict(metrics=plain(metrics), images_per_second=rate)
+        figures |= dict(left_out=left_out, skipped=skipped, classes=[plain(row) for row in classes])
+        asked.answer(detector, seen, dict(save_predictions=save_predictions), **figures)
         return 0
-    for message in left_out:
-        print(f"left out: {message}", file=sys.stderr)
-    for message in skipped:
-        print(f"skipped: {message}", file=sys.stderr)
+    tell(left_out, skipped)
     if detector.masks and not metric.masks:
-        print(f"masks are not measured: not every object of {data} has one", file=sys.stderr)
+        print(f"masks are not measured: not every object of {asked.data} has one", file=sys.stderr)
     _show(detector, metric, metrics, rate)
-    _show_classes(metric, classes, per_class)
+    _show_classes(metric, classes, asked.per_class)
     if save_predictions is not None:
         print(f"{len(results)} predictions: {save_predictions}")
     return 0

@@ -1,11 +1,9 @@
 """``foveal eval`` of a keypoint estimator."""
 
-import json
 import math
-import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -16,50 +14,32 @@ from .._errors import UserError, some
 from ..data import Bodies, Crop, coco_crops, load_split
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
-from ._load import batches_of, environment_of, load_model
-from ._pictures import WORST, check_json, percent, plain, read_batches, write_json
+from ._evaluation import Evaluation, tell
+from ._pictures import WORST, check_json, percent, plain, write_json
 
 
-def evaluate_keypoints(
-    model: str,
-    *,
-    data: str,
-    root: Path | None,
-    boxes: str | None,
-    batch_size: int,
-    workers: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    save_predictions: Path | None,
-    per_class: bool,
-    on_bad_image: Literal["stop", "skip"],
-    as_json: bool,
-) -> int:
+def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: Path | None) -> int:
     """Print average precision by OKS; arguments are those of the command."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     if save_predictions is not None:
         check_json(save_predictions)
-    keypoints = load_model("keypoints", model, device=device, precision=precision)
-    bodies: Any = load_split(data, root, kind="keypoints", skip=on_bad_image == "skip")
+    keypoints = asked.load("keypoints", asked.model)
+    bodies: Any = load_split(asked.data, asked.root, kind="keypoints", skip=asked.on_bad_image == "skip")
     place = np.array(keypoints.positions(bodies.classes))
     metric, skipped = OksAP(bodies.joints, suppress=boxes is not None), []
-    common: dict[str, Any] = dict(batch_size=batch_size, workers=workers)
     started = time.monotonic()
     if boxes is not None:
         if boxes.endswith(".json"):
             crops, looked_at = coco_crops(Path(boxes), bodies), range(len(bodies.pictures))
         else:
-            detector = load_model("detection", boxes, device=device, precision=precision)
-            crops, looked_at = _detected(detector, bodies, skipped, on_bad_image, common)
+            crops, looked_at = _detected(asked, asked.load("detection", boxes), bodies, skipped)
         for picture in looked_at:
             metric.expect(bodies.truth(picture))
         bodies = bodies.at(crops)
-    with batches_of(keypoints, bodies, keypoints.transform(), stack=keypoints.stack, **common) as batches:
-        for batch in read_batches(batches, skipped, on_bad_image):
-            found = keypoints.predict(batch)
-            metric.update([{name: value[place] for name, value in body.items()} for body in found], batch)
+    for batch in asked.batches(keypoints, bodies, keypoints.transform(), skipped, keypoints.stack):
+        found = keypoints.predict(batch)
+        metric.update([{name: value[place] for name, value in body.items()} for body in found], batch)
     if not metric.truths:
-        raise UserError(f"{data} has no picture that could be read")
+        raise UserError(f"{asked.data} has no picture that could be read")
     metrics = metric.compute() | {"pictures": len(metric.truths), "boxes": sum(map(len, metric.found.values()))}
     rate = metrics["boxes"] / (time.monotonic() - started)
     joints: list[dict[str, Any]] = [
@@ -69,36 +49,22 @@ def evaluate_keypoints(
     results = metric.results(bodies.category_ids)
     if save_predictions is not None:
         write_json(results, save_predictions)
-    if as_json:
-        answer: dict[str, Any] = dict(model=model, data=data, metrics=plain(metrics), boxes_per_second=rate)
-        answer |= dict(left_out=left_out, skipped=skipped, joints=[plain(row) for row in joints])
-        names = ("image_size", "max_size", "flip_test")
-        answer |= dict(
-            preprocessing={name: keypoints.config[name] for name in names},
-            settings=settings,
-            environment=environment_of(keypoints, device),
-        )
-        print(json.dumps(answer))
+    if asked.as_json:
+        seen = {name: keypoints.config[name] for name in ("image_size", "max_size", "flip_test")}
+        figures: dict[str, Any] = dict(metrics=plain(metrics), boxes_per_second=rate)
+        figures |= dict(left_out=left_out, skipped=skipped, joints=[plain(row) for row in joints])
+        asked.answer(keypoints, seen, dict(boxes=boxes, save_predictions=save_predictions), **figures)
         return 0
-    for message in left_out:
-        print(f"left out: {message}", file=sys.stderr)
-    for message in skipped:
-        print(f"skipped: {message}", file=sys.stderr)
+    tell(left_out, skipped)
     _show(keypoints, metrics, rate, boxes)
     if boxes is None:  # else nobody knows which body a box is of
-        _show_joints(joints, per_class)
+        _show_joints(joints, asked.per_class)
     if save_predictions is not None:
         print(f"{len(results)} predictions: {save_predictions}")
     return 0
 
 
-def _detected(
-    detector: Any,
-    bodies: Bodies,
-    skipped: list[str],
-    on_bad_image: Literal["stop", "skip"],
-    common: dict[str, Any],
-) -> tuple[list[Crop], list[int]]:
+def _detected(asked: Evaluation, detector: Any, bodies: Bodies, skipped: list[str]) -> tuple[list[Crop], list[int]]:
     """Where a detector finds bodies, and the pictures that it has seen."""
     kinds = {name: kind for kind, name in enumerate(bodies.categories)}
     if not {*detector.classes} & {*kinds}:
@@ -106,15 +72,14 @@ def _detected(
         raise UserError(f"{detector.name} finds no bodies of the data: it finds {known}")
     crops, seen = [], []
     numbers = {bodies.pictures.name(i): i for i in range(len(bodies.pictures))}
-    with batches_of(detector, bodies.pictures, detector.transform(), stack=detector.stack, **common) as batches:
-        for batch in read_batches(batches, skipped, on_bad_image):
-            for name, found in zip(batch["name"], detector.predict(batch), strict=True):
-                seen.append(numbers[name])
-                columns = (found[column].tolist() for column in ("boxes", "labels", "scores"))
-                for box, label, score in zip(*columns):
-                    kind, (x1, y1, x2, y2) = kinds.get(detector.classes[label]), box
-                    if kind is not None and x2 > x1 and y2 > y1:
-                        crops.append(Crop(numbers[name], None, tuple(box), kind, score))
+    for batch in asked.batches(detector, bodies.pictures, detector.transform(), skipped, detector.stack):
+        for name, found in zip(batch["name"], detector.predict(batch), strict=True):
+            seen.append(numbers[name])
+            columns = (found[column].tolist() for column in ("boxes", "labels", "scores"))
+            for box, label, score in zip(*columns):
+                kind, (x1, y1, x2, y2) = kinds.get(detector.classes[label]), box
+                if kind is not None and x2 > x1 and y2 > y1:
+                    crops.append(Crop(numbers[name], None, tuple(box), kind, score))
     return crops, seen
 
 

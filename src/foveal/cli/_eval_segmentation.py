@@ -1,12 +1,9 @@
 """``foveal eval`` of a segmenter."""
 
-import json
 import math
-import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -17,60 +14,39 @@ from .._errors import UserError
 from .._views import Views
 from ..data import IGNORED, load_split
 from ..metrics import MeanIoU
-from ._load import batches_of, environment_of, load_model
-from ._pictures import WORST, percent, plain, read_batches
+from ._evaluation import Evaluation, tell
+from ._pictures import WORST, percent, plain
 
 NAMES = {"mIoU": "mean IoU", "mAcc": "mean accuracy of classes", "aAcc": "accuracy of pixels"}
 
 
-def evaluate_segmenter(
-    model: str,
-    *,
-    data: str,
-    root: Path | None,
-    batch_size: int,
-    workers: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    views: Views,
-    per_class: bool,
-    on_bad_image: Literal["stop", "skip"],
-    as_json: bool,
-) -> int:
+def evaluate_segmenter(asked: Evaluation, views: Views) -> int:
     """Print mean IoU and accuracies; arguments are those of the command."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
-    settings |= {"views": asdict(views)}
-    segmenter = load_model("segmentation", model, device=device, precision=precision)
-    pictures: Any = load_split(data, root, kind="segmentation")
+    segmenter = asked.load("segmentation", asked.model)
+    pictures: Any = load_split(asked.data, asked.root, kind="segmentation")
     place = np.full(IGNORED + 1, IGNORED)
     place[: len(pictures.classes)] = segmenter.positions(pictures.classes)
     metric, skipped = MeanIoU(len(segmenter.classes)), []
     started = time.monotonic()
-    with batches_of(segmenter, pictures, segmenter.transform(), batch_size, workers, segmenter.stack) as batches:
-        for batch in read_batches(batches, skipped, on_bad_image):
-            metric.update(segmenter.predict(batch, views), {"mask": [place[mask] for mask in batch["mask"]]})
+    for batch in asked.batches(segmenter, pictures, segmenter.transform(), skipped, segmenter.stack):
+        metric.update(segmenter.predict(batch, views), {"mask": [place[mask] for mask in batch["mask"]]})
     if not metric.pictures:
-        raise UserError(f"{data} has no picture that could be read")
+        raise UserError(f"{asked.data} has no picture that could be read")
     metrics, rate = metric.compute(), metric.pictures / (time.monotonic() - started)
     columns = metric.class_pixels().tolist(), metric.class_ious().tolist(), metric.class_accuracies().tolist()
     classes: list[dict[str, Any]] = [
         {"class": name, "pixels": pixels, "IoU": iou, "accuracy": accuracy}
         for name, pixels, iou, accuracy in zip(segmenter.classes, *columns, strict=True)
     ]
-    if as_json:
-        answer: dict[str, Any] = dict(model=model, data=data, metrics=plain(metrics), images_per_second=rate)
-        answer |= dict(skipped=skipped, classes=[plain(row) for row in classes])
-        answer |= dict(
-            preprocessing={name: segmenter.config[name] for name in ("image_size", "max_size")},
-            settings=settings,
-            environment=environment_of(segmenter, device),
-        )
-        print(json.dumps(answer))
+    if asked.as_json:
+        seen = {name: segmenter.config[name] for name in ("image_size", "max_size")}
+        figures: dict[str, Any] = dict(metrics=plain(metrics), images_per_second=rate)
+        figures |= dict(skipped=skipped, classes=[plain(row) for row in classes])
+        asked.answer(segmenter, seen, dict(views=asdict(views)), **figures)
         return 0
-    for message in skipped:
-        print(f"skipped: {message}", file=sys.stderr)
+    tell([], skipped)
     _show(segmenter, metrics, rate)
-    _show_classes(classes, per_class)
+    _show_classes(classes, asked.per_class)
     return 0
 
 

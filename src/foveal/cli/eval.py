@@ -1,7 +1,7 @@
 """``foveal eval MODEL --data D [--per-class] [--json]``"""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from ._eval_classification import evaluate_classifier
 from ._eval_detection import evaluate_detector
 from ._eval_keypoints import evaluate_keypoints
 from ._eval_segmentation import evaluate_segmenter
+from ._evaluation import Evaluation
 from ._load import kind_of
 
 
@@ -66,19 +67,28 @@ def evaluate(
     for name, value, least in (("batch-size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}")
-    common: dict[str, Any] = dict(data=data, root=root, batch_size=batch_size, workers=workers)
-    common |= dict(device=device, precision=precision)
-    common |= dict(per_class=per_class, on_bad_image=on_bad_image, as_json=as_json)
+    asked = Evaluation(
+        model=model,
+        data=data,
+        root=root,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        precision=precision,
+        per_class=per_class,
+        on_bad_image=on_bad_image,
+        as_json=as_json,
+    )
     of_classifiers = {"labels": labels, "confusion": confusion} | changed(preprocessing)
     if kind == "keypoints":
         check_unused(of_classifiers | changed(views), "a keypoint estimator")
-        return evaluate_keypoints(model, boxes=boxes, save_predictions=save_predictions, **common)
+        return evaluate_keypoints(asked, boxes, save_predictions)
     of_keypoints = {"boxes": boxes}
     if kind == "detection":
         check_unused(of_classifiers | of_keypoints | changed(views), "a detector")
-        return evaluate_detector(model, save_predictions=save_predictions, **common)
+        return evaluate_detector(asked, save_predictions)
     if kind == "segmentation":
         check_unused(of_classifiers | of_keypoints | {"save_predictions": save_predictions}, "a segmenter")
-        return evaluate_segmenter(model, views=views, **common)
+        return evaluate_segmenter(asked, views)
     check_unused(of_keypoints | {"save_predictions": save_predictions} | changed(views), "a classifier")
-    return evaluate_classifier(model, labels=labels, preprocessing=preprocessing, confusion=confusion, **common)
+    return evaluate_classifier(asked, labels, preprocessing, confusion)
