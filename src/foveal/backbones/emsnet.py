@@ -114,7 +114,22 @@ class PatchEmbed(nn.Module):
         self.proj = pw(in_chs, out_chs, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(self.pool(x).permute(0, 2, 3, 1))
+        x = pool_whole(x, self.pool) if has_symbols(x.shape[2], x.shape[3]) else self.pool(x)
+        return self.proj(x.permute(0, 2, 3, 1))
+
+
+@torch.jit.ignore()
+def pool_whole(x: torch.Tensor, pool: Any) -> torch.Tensor:
+    """What a pool with ``ceil_mode`` gives, by one without on padded maps: some runtimes take no kernel beyond a map."""
+    patch, sizes = pool.kernel_size, x.shape[2:]
+    windows = [(size + patch - 1) // patch for size in sizes]
+    down, right = [number * patch - size for number, size in zip(windows, sizes)]
+    if isinstance(pool, nn.MaxPool2d):
+        return F.max_pool2d(F.pad(x, (0, right, 0, down), value=float("-inf")), patch)
+    x = F.avg_pool2d(F.pad(x, (0, right, 0, down)), patch)
+    places = [torch.arange(number, device=x.device) * patch for number in windows]
+    rows, cols = [(size - place).clamp(max=patch) / patch for size, place in zip(sizes, places)]  # shares not padded
+    return x / (rows[:, None] * cols)
 
 
 class CMHSA(nn.Module):

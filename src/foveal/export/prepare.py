@@ -118,6 +118,9 @@ class Prepared:
                     program = torch.export.export(self.folded, (example,), dynamic_shapes=({**dims},) if dims else None)
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
+            for symbol, sizes in program.range_constraints.items():
+                # Bounds are there so that no size is 1, but a graph without branches computes that too.
+                program.range_constraints[symbol] = type(sizes)(1, sizes.upper)
             fold_norms(program)
             flatten_tokens(program)
             if not layout:

