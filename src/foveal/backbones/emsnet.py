@@ -120,7 +120,7 @@ class PatchEmbed(nn.Module):
 
 @torch.jit.ignore()
 def pool_whole(x: torch.Tensor, pool: Any) -> torch.Tensor:
-    """What a pool with ``ceil_mode`` gives, by one without on padded maps: some runtimes take no kernel beyond a map."""
+    """What a pool with ``ceil_mode`` gives, by one without on a padded map: OpenVINO takes no kernel beyond a map."""
     patch, sizes = pool.kernel_size, x.shape[2:]
     windows = [(size + patch - 1) // patch for size in sizes]
     down, right = [number * patch - size for number, size in zip(windows, sizes)]
