@@ -12,6 +12,7 @@ from PIL import Image
 
 from foveal.data import load_data
 from foveal.detection import DETECTORS
+from foveal.export import TARGETS, Options, Source, export, prepare
 from foveal.keypoints import ESTIMATORS
 from foveal.segmentation import SEGMENTERS
 from foveal.tasks import BoxAugment, DetectionArgs, JointAugment, KeypointArgs, MaskAugment, SegmentationArgs
@@ -39,11 +40,12 @@ SETTINGS = {  # arguments that make detectors small, anchors as small as the gar
 BACKBONE = dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 8])
 
 
+SEEN = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 COMMON: dict[str, Any] = dict(model="partialformer_b0", model_args=BACKBONE, image_size=128, max_size=160)
 
 
-def overfit(args: TransferArgs, data: Any, steps: int = 200, lr: float = 2e-3) -> dict[str, float]:
-    """The metric's figures, in percent, of the pictures that a model is trained on."""
+def overfit(args: TransferArgs, data: Any, steps: int = 200, lr: float = 2e-3) -> tuple[dict[str, float], Any]:
+    """The metric's figures, in percent, of the pictures that a model is trained on, and its task."""
     task = args.build(data)
     batches = {}
     for train in (True, False):
@@ -61,17 +63,25 @@ def overfit(args: TransferArgs, data: Any, steps: int = 200, lr: float = 2e-3) -
         optimizer.step()
     metric = task.eval().metric()
     metric.update(task.predict(batches[False]), batches[False])
-    return metric.compute()
+    return metric.compute(), task
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_a_detector_learns_eight_pictures_by_heart(detector):
+def test_a_detector_learns_eight_pictures_by_heart(detector, tmp_path):
+    """And what it has learned is found again by ONNX Runtime, at sizes that it has not seen."""
     settings = dict(SETTINGS.get(detector, {}))
     learning = {name: settings.pop(name) for name in ("steps", "lr") if name in settings}
     args = DetectionArgs(**COMMON, detector=detector, detector_args=settings, augment=BoxAugment(hflip=0))
     data, _ = load_data("scenes:8", kind="detection")
-    assert overfit(args, data, **learning)["AP50"] > 95
+    figures, task = overfit(args, data, **learning)
+    assert figures["AP50"] > 95
+    about: dict[str, Any] = dict(name="run", task="detection", architecture=COMMON["model"], head=detector)
+    about |= dict(classes=data.classes, titles={}, preprocessing=SEEN, decoding={}, license="unknown", epoch=None)
+    source = Source(model=task.model, size=(128, 160), transform=lambda x: x, **about)
+    pictures = [data.picture(i) for i in range(len(data))]
+    done = export(prepare(source), TARGETS["onnx"], tmp_path, Options(), pictures)
+    assert done.parity.agreed  # something was found, or it would be None
 
 
 class Squares:
@@ -105,7 +115,7 @@ def test_a_segmenter_learns_eight_pictures_by_heart(segmenter):
         augment=MaskAugment(scale=(1, 1), max_class_share=1, hflip=0, photometric=False),
     )
     data = Squares(load_data("scenes:8", kind="segmentation")[0])
-    assert overfit(args, data, steps=400, lr=5e-3)["mIoU"] > 95
+    assert overfit(args, data, steps=400, lr=5e-3)[0]["mIoU"] > 95
 
 
 @pytest.mark.slow
@@ -120,4 +130,4 @@ def test_a_keypoint_estimator_learns_a_few_bodies_by_heart(estimator):
     )
     data, _ = load_data("figures:6", kind="keypoints")
     assert len(data) == 10
-    assert overfit(args, data, steps=400, lr=3e-3)["AP"] > 95
+    assert overfit(args, data, steps=400, lr=3e-3)[0]["AP"] > 95
