@@ -26,6 +26,7 @@ from PIL import Image
 
 import foveal.cli
 import foveal.data
+from foveal._weights import WEIGHTS
 from foveal.cli import COMMANDS
 from foveal.data.fashion_mnist import BUILT_IN, CLASSES, FashionMNIST, fashion_mnist
 from foveal.detection import DETECTORS
@@ -386,7 +387,8 @@ def at_hand(args: list[str]) -> bool:
     if args[0] not in EXECUTED or (args[0] == "analyze" and not (len(args) > 2 and Path(args[2]).exists())):
         return False
     words = [word for before, word in itertools.pairwise(args) if before not in OUTPUTS and word[:1] != "-"]
-    return not any(word.isupper() or (re.search(r"[a-z]/|\.[a-z]", word) and not Path(word).exists()) for word in words)
+    named = [word for word in words if word not in WEIGHTS]
+    return not any(word.isupper() or (re.search(r"[a-z]/|\.[a-z]", word) and not Path(word).exists()) for word in named)
 
 
 def test_cheap_commands_are_executed(here, capfd):

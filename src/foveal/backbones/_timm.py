@@ -3,16 +3,20 @@
 from typing import Any, Callable, Optional, TypeVar
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models import build_model_with_cfg, generate_default_cfgs, resolve_pretrained_cfg
 
+from .._weights import WEIGHTS, file_name, find
 from ..layers import PyramidBackbone
 
 T = TypeVar("T", bound=PyramidBackbone)
 
 
 def default_cfgs(first_conv: str, *variants: str) -> dict:
-    """Pretrained configurations of variants without weights: 224 px, ImageNet statistics, bicubic, crop 0.875."""
-    cfg = dict(
+    """Pretrained configurations: of variants 224 px, ImageNet's statistics, bicubic, crop 0.875; of weights their own.
+
+    A name without a tag means no weights: those of small pictures have to be asked for by their tag.
+    """
+    cfg: dict[str, Any] = dict(
         url="",
         num_classes=1000,
         input_size=(3, 224, 224),
@@ -26,7 +30,9 @@ def default_cfgs(first_conv: str, *variants: str) -> dict:
         license="apache-2.0",
         paper_name="Efficient Vision Transformers with Multi-Scale and Partial Attentions for Object Recognition",
     )
-    return generate_default_cfgs({f"{variant}.untrained": cfg for variant in variants})
+    known = [name for name in WEIGHTS if name.partition(".")[0] in variants]
+    cfgs: dict[str, Any] = {name: cfg | WEIGHTS[name].cfg | {"file": file_name(name)} for name in known}
+    return generate_default_cfgs(cfgs | {f"{variant}.untrained*": cfg for variant in variants})  # *: the default
 
 
 def build(
@@ -37,7 +43,13 @@ def build(
     kwargs: dict[str, Any],
     filter_fn: Optional[Callable] = None,
 ) -> T:
-    """Build ``cls`` with ``defaults`` overridden by ``kwargs``, as a classifier or (``features_only``) a pyramid."""
+    """Build ``cls`` with ``defaults`` overridden by ``kwargs``, as a classifier or (``features_only``) a pyramid.
+
+    Raises:
+        UserError: the file of shipped weights is missing or another one.
+    """
+    if pretrained:
+        kwargs = _with_file(variant, kwargs)
     return build_model_with_cfg(
         cls,
         variant,
@@ -46,3 +58,13 @@ def build(
         pretrained_filter_fn=filter_fn,
         **dict(defaults, **kwargs),
     )
+
+
+def _with_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for timm in which shipped weights are a file that is there; the registry has its name alone."""
+    overlay = kwargs.get("pretrained_cfg_overlay")
+    cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
+    name = f"{variant}.{cfg.tag}"
+    if name not in WEIGHTS or cfg.file != file_name(name):
+        return kwargs
+    return kwargs | {"pretrained_cfg_overlay": {**(overlay or {}), "file": str(find(name))}}

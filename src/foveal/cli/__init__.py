@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": "label pictures or their pixels, find objects in pictures and videos",
     "demo": "a page on this machine on which a model is tried",
     "export": "write a model for other runtimes, each file run and compared",
+    "models": "foveal's models, and the weights that come with it",
     "push": "share a trained model on the Hugging Face Hub",
     "data": "formats of data, and what is wrong with some",
     "study": "train what is compared, and write what it shows",

@@ -201,3 +201,19 @@ def _partialformer() -> list[Reported]:
 
 
 REPORTED = sorted(_emsnet() + _mat() + _partialformer(), key=lambda row: row.table)
+
+TOP1 = {  # % on ImageNet-1K at 224 px, as printed: Tables 3.2, 4.4, 5.2, 5.3
+    "emsnet_xxtiny": 73.1,
+    "emsnet_xtiny": 77.1,
+    "emsnet_tiny": 79.3,
+    "mat_1": 76.3,
+    "mat_2": 79.0,
+    "mat_3": 80.2,
+    "mat_4": 81.0,
+    "mat_5": 81.9,
+    "partialformer_b0": 76.7,
+    "partialformer_b1": 79.3,
+    "partialformer_b2": 82.0,
+    "partialformer_b3": 83.0,
+    "partialformer_b4": 83.9,
+}
