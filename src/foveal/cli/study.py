@@ -69,22 +69,19 @@ def study(
     """
     if seeds < 1 or jobs < 1 or workers < 0:
         raise UserError("seeds and jobs must be at least 1, and workers at least 0")
-    for flag, given, needed, there in [
-        ("--speed", speed, "the name of a study", name not in (None, "report")),
-        ("--batch", batch is not None, "--speed", speed),
-        *(
-            (flag, given, "training, which --speed does not do", not speed)
-            for flag, given in [
-                ("--root", root is not None),
-                ("--jobs", jobs > 1),
-                ("--minutes", minutes is not None),
-                ("--precision", precision != "fp32"),
-                ("--workers", workers > 0),
-            ]
-        ),
+    if speed and name in (None, "report"):
+        raise UserError("--speed has no effect without the name of a study")
+    if batch is not None and not speed:
+        raise UserError("--batch has no effect without --speed")
+    for flag, given in [
+        ("--root", root is not None),
+        ("--jobs", jobs > 1),
+        ("--minutes", minutes is not None),
+        ("--precision", precision != "fp32"),
+        ("--workers", workers > 0),
     ]:
-        if given and not there:
-            raise UserError(f"{flag} has no effect without {needed}")
+        if speed and given:
+            raise UserError(f"{flag} has no effect with --speed, which trains nothing")
     if batch is not None and batch < 2:
         raise UserError("batch must be at least 2")  # BatchNorm of a map of one position takes no single picture
     made = {key: build() for key, build in STUDIES.items()}
@@ -110,7 +107,7 @@ def study(
     trials = [trial for trial in chosen.trials(seeds) if not rows or trial.row in rows]
     trials = [trial for trial in trials if kept(trial, evidence) is None]
     end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    placed = [(trial, replace(_placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
+    placed = [(trial, replace(placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
     say = Console(highlight=False, markup=False).print
     with ThreadPoolExecutor(jobs) as pool:
         left = sum(pool.map(lambda job: _train(job[0], job[1], evidence, end, chosen.figures, say), placed))
@@ -121,7 +118,7 @@ def study(
     return 0
 
 
-def _placed(run: Run, root: Path | None) -> Run:
+def placed(run: Run, root: Path | None) -> Run:
     """A run whose data and weights are found below a root, see ``Study``; raises UserError if they are not."""
 
     def below(path: str | Path) -> Path:
@@ -188,7 +185,8 @@ def _list(studies: list[Study], evidence: Path, seeds: int) -> None:
 
 
 def _show(chosen: Study, evidence: Path, seeds: int) -> None:
-    table = Table("row", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("row", overflow="fold")
     made = rows(chosen, evidence, seeds)
     speeds = columns(made, measured(chosen, evidence))
     for title in ("M parameters", "GMACs", *speeds, *chosen.figures, "seeds"):

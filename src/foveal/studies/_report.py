@@ -1,7 +1,7 @@
 """The page that shows what the studies found."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._errors import UserError
 from ._speed import Measured, measured
@@ -13,9 +13,10 @@ HEAD = """\
 
 What was trained and measured here. `foveal study report` writes this page from `evidence/`, where `run.json` and
 `metrics.jsonl` of every run are kept; the remarks are ours. Figures are those of the last epoch: mean and standard
-deviation over seeds. Multiply-adds are those of one picture at the study's size. Latency and training throughput are
-ratios to one row, measured in turn in one run, since only those mean something on another machine. Runs this short show
-how fast a model learns from little, not what it reaches in the end. How they are made: [Studies](how-to/studies.md).
+deviation over seeds. Multiply-adds are those of one picture at the study's size. Latency, and throughput in training,
+are ratios to one row, measured in turn in one run, since only those mean something on another machine. Runs this short
+show how fast a model learns from little, not what it reaches in the end. How they are made, and can be made again:
+[Studies](how-to/studies.md).
 """
 
 
@@ -90,7 +91,7 @@ def columns(made: list[Row], speed: Measured | None) -> dict[str, dict[str, str]
     there = {row.name: speed.rows[row.name] for row in made if row.name in speed.rows} if speed is not None else {}
     found = {
         "latency": {name: f"{row.latency:.2f}" for name, row in there.items()},
-        "training throughput": {name: f"{row.training:.2f}" for name, row in there.items() if row.training is not None},
+        "throughput": {name: f"{row.training:.2f}" for name, row in there.items() if row.training is not None},
     }
     return {title: column for title, column in found.items() if column}
 
@@ -99,7 +100,7 @@ def _plots(made: list[Row], speed: Measured | None) -> list[Plot]:
     found = [Plot("cost", "", "multiply-adds of a picture, 10$^9$", {row.name: row.macs / 1e9 for row in made})]
     if speed is not None and columns(made, speed):
         places = {name: row.latency for name, row in speed.rows.items()}
-        found.append(Plot("latency", "-latency", f"latency of a picture by that of {speed.first}", places))
+        found.append(Plot("latency", "-latency", f"latency, ratio to that of {speed.first}", places))
     return found
 
 
@@ -108,22 +109,44 @@ def draw(study: Study, made: list[Row], plot: Plot, path: Path) -> None:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator
     except ImportError:
         raise UserError("plots need matplotlib: pip install 'foveal[plot]'") from None
     name = study.figures[0]
     with rc_context({"svg.hashsalt": study.name, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
-        for row in (row for row in made if row.name in plot.places):
-            x, y = plot.places[row.name], row.mean[name]
+        points = {row.name: (plot.places[row.name], row.mean[name]) for row in made if row.name in plot.places}
+        for row in (row for row in made if row.name in points):
             error = row.spread[name] if row.spread else None
             peer = row.name in study.peers
-            axes.errorbar(
-                x, y, error, fmt="s" if peer else "o", color="black", mfc="white" if peer else "black", capsize=3
-            )
-            axes.annotate(row.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            look = dict(fmt="s" if peer else "o", color="black", mfc="white" if peer else "black", capsize=3)
+            axes.errorbar(*points[row.name], error, **look)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(plot.label)
         axes.set_ylabel(f"{name}, %")
-        axes.margins(x=0.15)
+        axes.margins(x=0.1, y=0.1)
+        figure.draw_without_rendering()  # from here on the places of points in the figure are known
+        write_names(axes, points)
         figure.savefig(path, metadata={"Date": None})
+
+
+def write_names(axes: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Write names beside points, where they stay inside and meet the fewest points and other names."""
+    size, scale = 7, 72 / axes.figure.dpi  # in typographic points, as are all places below
+    centers = {name: axes.transData.transform(point) * scale for name, point in points.items()}
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in centers.values()]
+    left, right = axes.bbox.x0 * scale, axes.bbox.x1 * scale
+    for name, (x, y) in centers.items():
+        width, boxes = 0.6 * size * len(name), {}
+        for dx, dy in ((5, -2.5), (-5 - width, -2.5), (5, 4), (-5 - width, 4), (5, -9), (-5 - width, -9)):
+            box = (x + dx, y + dy, x + dx + width, y + dy + size)
+            met = sum(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
+            boxes[dx, dy] = met + 10 * (box[0] < left or box[2] > right), box
+        (dx, dy), (_, box) = min(boxes.items(), key=lambda item: item[1][0])
+        taken.append(box)
+        beside = dict(ha="left" if dx > 0 else "right", xytext=(5 if dx > 0 else -5, dy))
+        axes.annotate(name, points[name], textcoords="offset points", fontsize=size, **beside).set_in_layout(False)

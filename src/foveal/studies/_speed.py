@@ -55,10 +55,12 @@ class Measured(NamedTuple):
     def sentence(self) -> str:
         """What was measured, and on what."""
         sizes = " and ".join("x".join(map(str, size)) for size in self.sizes)
-        steps = f", and training steps of {self.batch}" if self.batch else ""
-        where = f"one thread, {self.environment['hardware']}, torch {self.environment['torch']}"
-        what = f"one picture of {sizes} px{steps}; float32, {where}"
-        return f"Latency and training throughput by those of `{self.first}`: {what}."
+        what = f"Latency (the forward pass of one picture of {sizes} px)"
+        if self.batch is None:
+            what += f" is a ratio to that of `{self.first}`"
+        else:
+            what += f" and throughput (of training steps of {self.batch}) are ratios to those of `{self.first}`"
+        return f"{what}; float32, one thread, {self.environment['hardware']}, torch {self.environment['torch']}."
 
 
 def measure(
@@ -84,10 +86,13 @@ def measure(
         The file.
 
     Raises:
-        UserError: a row that cannot be built or run, no memory for all of them at once.
+        UserError: a row that cannot be built or run, no memory for all of them at once, a batch where there is no
+            training step.
     """
     runs = {name: study.runs[name] for name in names}
     classifiers = all(isinstance(run.task, ClassificationArgs) for run in runs.values())
+    if batch is not None and not classifiers:
+        raise UserError("batch is for training steps, which are measured of classifiers only")
     batch = (batch or runs[names[0]].batch_size) if classifiers else None
     base = Setting(device=device)
     latency = _ratios(runs, base, progress)
