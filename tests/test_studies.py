@@ -244,7 +244,7 @@ def test_detectors_are_measured_without_training(tmp_path, monkeypatch):
 def test_what_lies_below_the_root_is_found(tmp_path):
     bccd, fashion = BUILT["bccd"].runs["atss-tf_efficientnet_lite0_in1k"], BUILT["fashion"].runs["mat_1"]
     (tmp_path / "bccd" / "BCCD").mkdir(parents=True)
-    with pytest.raises(UserError, match="missing .*/weights/tf_efficientnet_lite0; scripts/study_data.py says"):
+    with pytest.raises(UserError, match=r"missing .*/weights/tf_efficientnet_lite0; scripts/study_data.py says"):
         placed(bccd, tmp_path)
     for name in ("weights/tf_efficientnet_lite0", "fashion-mnist"):
         (tmp_path / name).mkdir(parents=True)

@@ -107,10 +107,10 @@ def study(
     trials = [trial for trial in chosen.trials(seeds) if not rows or trial.row in rows]
     trials = [trial for trial in trials if kept(trial, evidence) is None]
     end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    placed = [(trial, replace(placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
+    todo = [(trial, replace(placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
     say = Console(highlight=False, markup=False).print
     with ThreadPoolExecutor(jobs) as pool:
-        left = sum(pool.map(lambda job: _train(job[0], job[1], evidence, end, chosen.figures, say), placed))
+        left = sum(pool.map(lambda job: _train(job[0], job[1], evidence, end, chosen.figures, say), todo))
     _show(chosen, evidence, seeds)
     if left:
         print(f"{left} runs are left; the same command goes on with them")
