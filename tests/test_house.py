@@ -30,7 +30,7 @@ MAY_IMPORT = {  # docs/architecture.md says why
     "engine": {"tasks"},
     "export": {"data", "detection", "keypoints", "runtime", "segmentation", "tasks"},
     "recipes": {"data", "engine", "tasks"},
-    "studies": {"engine", "recipes", "tasks"},
+    "studies": {"bench", "engine", "recipes", "tasks"},
     "cli": {
         "analysis",
         "bench",

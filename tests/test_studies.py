@@ -1,5 +1,6 @@
 """Studies: what they train, what is kept of it, and the page that shows it."""
 
+import itertools
 import json
 import statistics
 from dataclasses import replace
@@ -10,9 +11,12 @@ import timm
 import torch
 
 from conftest import TINY
+from foveal._errors import UserError
 from foveal.cli import main
+from foveal.cli.study import placed
 from foveal.necks import Pyramid
-from foveal.studies import STUDIES, Study, keep, kept, rows
+from foveal.studies import STUDIES, Study, _speed, columns, keep, kept, measure, measured, rows
+from foveal.studies._report import write_names
 from foveal.studies.classification import small
 from runs import make_folder
 
@@ -30,9 +34,9 @@ def test_there_are_eleven_studies():
         "detectors": 24,
         "segmenters": 10,
         "estimators": 5,
-        "bccd": 10,
-        "camvid": 10,
-        "openfield": 5,
+        "bccd": 12,
+        "camvid": 12,
+        "openfield": 6,
     }
 
 
@@ -47,7 +51,7 @@ def test_heads_of_a_study_can_be_built(name):
     for run in BUILT[name].runs.values():
         registry, head, args = run.task.head
         with torch.device("meta"):
-            registry[head](Pyramid(run.task.model, registry[head].strides), 3, **args)
+            registry[head](Pyramid(Path(run.task.model).name, registry[head].strides), 3, **args)
 
 
 def test_a_study_names_its_peers():
@@ -75,7 +79,8 @@ def fake(study: Study, folder: Path, seed: int, row: str, top1: float) -> Path:
     trial = next(t for t in study.trials(seed + 1) if (t.row, t.seed) == (row, seed))
     trained = trial.folder(folder / "trained")
     trained.mkdir(parents=True)
-    run = replace(trial.run, data="/somewhere/pictures", out=trained, root=Path("/somewhere"))
+    task = replace(trial.run.task, model=f"/somewhere/{trial.run.task.model}")
+    run = replace(trial.run, task=task, data="/somewhere/pictures", out=trained, root=Path("/somewhere"))
     stored = dict(run=run.to_dict(), environment={"hardware": "a machine"}, cost=dict(parameters=1000, macs=2e6))
     (trained / "run.json").write_text(json.dumps(stored | {"command": "foveal train /somewhere"}))
     (trained / "metrics.jsonl").write_text(json.dumps(dict(epoch=1, top1=top1)) + "\n")
@@ -156,14 +161,133 @@ def test_a_study_is_trained_and_goes_on(toy, tmp_path, capsys):
     assert "ours, seed 0" not in capsys.readouterr().out
 
 
+def test_speed_is_measured_kept_and_shown(toy, tmp_path, capsys):
+    fake(toy, tmp_path, 0, "ours", 50.0)
+    fake(toy, tmp_path, 0, "peer", 61.5)
+    evidence = tmp_path / "evidence"
+    assert main(["study", "toy", "--speed", "--batch", "4", "--evidence", str(evidence)]) == 0
+    said = capsys.readouterr().out
+    assert f"wrote {evidence / 'toy' / 'speed.json'}" in said.replace("\n", "")
+    assert "latency   throughput" in said
+    result = measured(toy, evidence)
+    assert result is not None
+    assert (result.first, result.batch, result.sizes) == ("ours", 4, [(32, 32)])
+    assert result.rows["ours"] == (1.0, 1.0)
+    assert result.rows["peer"].latency > 0
+    page = tmp_path / "page.md"
+    for _ in range(2):  # it is written again, to the same bytes
+        assert main(["study", "report", "--evidence", str(evidence), "--page", str(page)]) == 0
+        text, plot = page.read_text(), (tmp_path / "page" / "toy-latency.svg").read_bytes()
+    assert (page.read_text(), (tmp_path / "page" / "toy-latency.svg").read_bytes()) == (text, plot)
+    assert "| ours | 0.00 | 0.0020 | 1.00 | 1.00 | 50.00 | 1 | a machine |" in text
+    assert "one picture of 32x32 px) and throughput (of training steps of 4) are ratios to those of `ours`;" in text
+    assert "![top1 against latency](page/toy-latency.svg)" in text
+
+
+def test_rows_that_were_not_measured_show_nothing(toy, tmp_path):
+    fake(toy, tmp_path, 0, "ours", 50.0)
+    fake(toy, tmp_path, 0, "peer", 61.5)
+    kept_speed(toy, tmp_path / "evidence", ["peer"], training=None)
+    made = rows(toy, tmp_path / "evidence", 1)
+    assert columns(made, measured(toy, tmp_path / "evidence")) == {"latency": {"peer": "2.00"}}
+    assert columns(made[:1], measured(toy, tmp_path / "evidence")) == {}
+    assert columns(made, None) == {}
+
+
+def kept_speed(study: Study, evidence: Path, names: list[str], training: float | None) -> Path:
+    """The file of a measurement that might have been made."""
+    made = {
+        name: dict(model=run.task.model, model_args=run.task.model_args, head=[], size=list(run.task.largest))
+        for name, run in study.runs.items()
+        if name in names
+    }
+    speeds = {name: row | dict(latency=2.0, training=training) for name, row in made.items()}
+    file = evidence / study.name / "speed.json"
+    file.write_text(json.dumps(dict(first=names[0], batch=None, environment={}, rows=speeds)))
+    return file
+
+
+def test_speeds_of_other_rows_are_refused(toy, tmp_path, capsys):
+    fake(toy, tmp_path, 0, "ours", 50.0)
+    file = kept_speed(toy, tmp_path / "evidence", ["ours"], training=1.0)
+    report = ["study", "report", "--evidence", str(tmp_path / "evidence"), "--page", str(tmp_path / "p.md")]
+    stored = json.loads(file.read_text())
+    stored["rows"]["ours"]["size"] = [64, 64]
+    file.write_text(json.dumps(stored))
+    assert main(report) == 2
+    assert "ours was measured otherwise; foveal study toy --speed measures again" in capsys.readouterr().err
+    file.write_text('{"rows": []}')
+    assert main(report) == 2
+    assert "cannot read " in capsys.readouterr().err
+
+
+def test_detectors_are_measured_without_training(tmp_path, monkeypatch):
+    """Each at its own size, from the architecture of weights that need not be there."""
+    run = BUILT["bccd"].runs["ssdlite-mat_1"]
+    task = replace(run.task, image_size=64, max_size=96)
+    runs = {
+        "ssdlite": replace(run, task=replace(task, model="weights/test_mat")),
+        "fcos": replace(run, task=replace(task, model="test_mat", detector="fcos")),
+    }
+    study = Study(name="two", about="Two.", figures=("AP",), runs=runs)
+    monkeypatch.setitem(_speed.ROUNDS, "inference", 2)
+    measure(study, ("ssdlite", "fcos"), None, "cpu", tmp_path)
+    result = measured(study, tmp_path)
+    assert result is not None
+    assert (result.batch, result.sizes) == (None, [(64, 64), (64, 96)])
+    assert result.rows["ssdlite"] == (1.0, None)
+    assert (
+        "(the forward pass of one picture of 64x64 and 64x96 px) is a ratio to that of `ssdlite`;" in result.sentence()
+    )
+
+
+def test_what_lies_below_the_root_is_found(tmp_path):
+    bccd, fashion = BUILT["bccd"].runs["atss-tf_efficientnet_lite0_in1k"], BUILT["fashion"].runs["mat_1"]
+    (tmp_path / "bccd" / "BCCD").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"missing .*/weights/tf_efficientnet_lite0; scripts/study_data.py says"):
+        placed(bccd, tmp_path)
+    for name in ("weights/tf_efficientnet_lite0", "fashion-mnist"):
+        (tmp_path / name).mkdir(parents=True)
+    found = placed(bccd, tmp_path)
+    assert (found.data, found.root) == (str(tmp_path / "bccd" / "BCCD"), None)
+    assert found.task.model == str(tmp_path / "weights" / "tf_efficientnet_lite0")
+    found = placed(fashion, tmp_path)
+    assert (found.data, found.root, found.task.model) == ("fashion-mnist", tmp_path / "fashion-mnist", "mat_1")
+    scenes = BUILT["detectors"].runs["fcos-mat_1"]
+    assert placed(scenes, None) == scenes
+
+
+def test_names_in_a_plot_meet_nothing():
+    Figure = pytest.importorskip("matplotlib.figure").Figure
+    figure = Figure(figsize=(8, 5))
+    axes = figure.add_subplot()
+    points = {f"{'long_' * i}name": (0.1 * (i % 2) + 3 * (i // 2), i % 3) for i in range(6)}
+    for point in points.values():
+        axes.plot(*point, "o")
+    figure.draw_without_rendering()
+    write_names(axes, points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 6
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["cifar"], "unknown study 'cifar'; nearest: cifar10"),
         (["cifar10", "--rows", "mat_9"], "unknown row of cifar10 'mat_9'; nearest: "),
         (["cifar10"], "cifar10 does not come with the package; --root names the folder that holds it"),
-        (["cifar10", "--root", "nowhere"], "missing nowhere/cifar10; scripts/study_data.py says how the data lie"),
+        (["cifar10", "--root", "nowhere"], "missing nowhere/cifar10; scripts/study_data.py says where it comes from"),
+        (["fashion"], "fashion-mnist does not come with the package; --root names the folder that holds it"),
         (["cifar10", "--seeds", "0"], "seeds and jobs must be at least 1"),
+        (["--speed"], "--speed has no effect without the name of a study"),
+        (["report", "--speed"], "--speed has no effect without the name of a study"),
+        (["cifar10", "--batch", "8"], "--batch has no effect without --speed"),
+        (["cifar10", "--speed", "--minutes", "1"], "--minutes has no effect with --speed, which trains nothing"),
+        (["cifar10", "--speed", "--batch", "1"], "batch must be at least 2"),
+        (["cifar10", "--speed", "--rows", "mat_9"], "unknown row of cifar10 'mat_9'; nearest: "),
+        (["bccd", "--speed", "--batch", "8"], "batch is for training steps, which are measured of classifiers only"),
         (["report", "--evidence", "nowhere"], "no run of a study is kept in nowhere; foveal study NAME makes them"),
     ],
 )

@@ -1,7 +1,7 @@
 """Parameters, multiply-adds, speed and memory of any timm model, in inference or training, side by side in one run."""
 
 from .macs import Macs, count_macs
-from .models import DTYPES, RUNTIMES, Result, Setting, bench, environment
+from .models import DTYPES, RUNTIMES, Result, Setting, bench, environment, forward_pass, training_step
 from .timing import interleave, num_threads, peak_memory, ratio, throughput
 
 __all__ = [
@@ -13,9 +13,11 @@ __all__ = [
     "bench",
     "count_macs",
     "environment",
+    "forward_pass",
     "interleave",
     "num_threads",
     "peak_memory",
     "ratio",
     "throughput",
+    "training_step",
 ]

@@ -1,4 +1,4 @@
-"""``foveal study [NAME | report] [--root DIR] [--seeds N]``"""
+"""``foveal study [NAME [--speed] | report] [--root DIR] [--seeds N]``"""
 
 import json
 import subprocess
@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from .._errors import UserError, unknown
 from ..data import DATASETS
 from ..engine import Run
-from ..studies import STUDIES, Study, Trial, keep, kept, report, rows
+from ..studies import STUDIES, Study, Trial, columns, keep, kept, measure, measured, report, rows
 from ._load import check_device
 
 
@@ -33,6 +34,8 @@ def study(
     rows: Annotated[tuple[str, ...], tyro.conf.arg(name="rows")] = (),
     root: Path | None = None,
     seeds: int = 3,
+    speed: bool = False,
+    batch: int | None = None,
     jobs: int = 1,
     minutes: float | None = None,
     device: str = "cpu",
@@ -44,22 +47,43 @@ def study(
 ) -> int:
     """Train the runs of a study that were not made yet, and keep what shows for them; or write the page of all studies.
 
+    With --speed nothing is trained: the rows are timed with random weights, in turn in one run, and what is kept are
+    their ratios to the first of them. One thread, float32, one picture of the study's size; of classifiers also
+    training steps. What detectors make of a forward pass is left out.
+
     Args:
         name: of a study, or report for the page; without it the studies are listed.
-        rows: train only these rows of the study.
+        rows: train or measure only these rows of the study.
         root: the folder of the data that do not come with the package; scripts/study_data.py makes it.
         seeds: of each row, 0 and up.
+        speed: measure latency and training throughput of the rows instead of training them.
+        batch: with --speed, pictures of a training step, if not those of the study.
         jobs: runs at once.
         minutes: begin no run after that time; one that has begun ends, and can be gone on with.
         device: as torch names it.
         precision: bf16 trains under autocast.
         workers: processes of a run that read pictures; 0 reads them between the steps.
         out: the runs go here.
-        evidence: what is kept of them goes here, run.json and metrics.jsonl of each.
+        evidence: what is kept of them goes here, run.json and metrics.jsonl of each, and speed.json of a study.
         page: where report writes, with its plots in a folder of the same name.
     """
     if seeds < 1 or jobs < 1 or workers < 0:
         raise UserError("seeds and jobs must be at least 1, and workers at least 0")
+    if speed and name in (None, "report"):
+        raise UserError("--speed has no effect without the name of a study")
+    if batch is not None and not speed:
+        raise UserError("--batch has no effect without --speed")
+    for flag, given in [
+        ("--root", root is not None),
+        ("--jobs", jobs > 1),
+        ("--minutes", minutes is not None),
+        ("--precision", precision != "fp32"),
+        ("--workers", workers > 0),
+    ]:
+        if speed and given:
+            raise UserError(f"{flag} has no effect with --speed, which trains nothing")
+    if batch is not None and batch < 2:
+        raise UserError("batch must be at least 2")  # BatchNorm of a map of one position takes no single picture
     made = {key: build() for key, build in STUDIES.items()}
     if name == "report":
         written = report(list(made.values()), evidence, page)
@@ -74,14 +98,19 @@ def study(
     for row in rows:
         if row not in chosen.runs:
             raise unknown(f"row of {name}", row, chosen.runs)
+    if speed:
+        _measure(chosen, rows or tuple(chosen.runs), batch, check_device(device), evidence)
+        _show(chosen, evidence, seeds)
+        print("next: foveal study report")
+        return 0
     changed: dict[str, Any] = dict(device=check_device(device), precision=precision, workers=workers)
     trials = [trial for trial in chosen.trials(seeds) if not rows or trial.row in rows]
     trials = [trial for trial in trials if kept(trial, evidence) is None]
     end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    placed = [(trial, replace(_placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
+    todo = [(trial, replace(placed(trial.run, root), out=trial.folder(out), **changed)) for trial in trials]
     say = Console(highlight=False, markup=False).print
     with ThreadPoolExecutor(jobs) as pool:
-        left = sum(pool.map(lambda job: _train(job[0], job[1], evidence, end, chosen.figures, say), placed))
+        left = sum(pool.map(lambda job: _train(job[0], job[1], evidence, end, chosen.figures, say), todo))
     _show(chosen, evidence, seeds)
     if left:
         print(f"{left} runs are left; the same command goes on with them")
@@ -89,15 +118,39 @@ def study(
     return 0
 
 
-def _placed(run: Run, root: Path | None) -> Run:
-    """A run whose data lie below a root; raises UserError if they do not."""
-    if run.data in DATASETS[run.task.data] and run.data != "fashion-mnist":
-        return run
-    if root is None:
-        raise UserError(f"{run.data} does not come with the package; --root names the folder that holds it")
-    if not (place := root / run.data).exists():
-        raise UserError(f"missing {place}; scripts/study_data.py says how the data lie")
-    return replace(run, root=place) if run.data == "fashion-mnist" else replace(run, data=str(place))
+def placed(run: Run, root: Path | None) -> Run:
+    """A run whose data and weights are found below a root, see ``Study``; raises UserError if they are not."""
+
+    def below(path: str | Path) -> Path:
+        if root is None:
+            raise UserError(f"{path} does not come with the package; --root names the folder that holds it")
+        if not (place := root / path).exists():
+            raise UserError(f"missing {place}; scripts/study_data.py says where it comes from")
+        return place
+
+    if run.root is not None:
+        run = replace(run, root=below(run.root))
+    elif run.data not in DATASETS[run.task.data]:
+        run = replace(run, data=str(below(run.data)))
+    if run.task.model.startswith("weights/"):
+        run = replace(run, task=replace(run.task, model=str(below(run.task.model))))
+    return run
+
+
+def _measure(chosen: Study, names: tuple[str, ...], batch: int | None, device: str, evidence: Path) -> None:
+    """Measure rows of a study and say where the file is."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("building")
+        file = measure(
+            chosen,
+            names,
+            batch,
+            device,
+            evidence,
+            lambda what, rounds, done: progress.update(task, description=what, completed=done, total=rounds),
+        )
+    print(f"wrote {file}")
 
 
 def _train(
@@ -132,10 +185,14 @@ def _list(studies: list[Study], evidence: Path, seeds: int) -> None:
 
 
 def _show(chosen: Study, evidence: Path, seeds: int) -> None:
-    table = Table("row", box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("M parameters", "GMACs", *chosen.figures, "seeds"):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("row", overflow="fold")
+    made = rows(chosen, evidence, seeds)
+    speeds = columns(made, measured(chosen, evidence))
+    for title in ("M parameters", "GMACs", *speeds, *chosen.figures, "seeds"):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in rows(chosen, evidence, seeds):
-        cells = [row.figure(figure) for figure in chosen.figures]
+    for row in made:
+        cells = [column.get(row.name, "") for column in speeds.values()]
+        cells += [row.figure(figure) for figure in chosen.figures]
         table.add_row(row.name, f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e9:.4f}", *cells, str(row.seeds))
     Console(highlight=False).print(table)

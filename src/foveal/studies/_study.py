@@ -21,7 +21,9 @@ class Study:
         name: of its function and its folder.
         about: what is compared, and how all of its runs are trained.
         figures: names of the figures that are reported, the first one in the plot.
-        runs: a run for each row, with seed 0; ``data`` is a built-in name or the path below the root of the data.
+        runs: a run for each row, with seed 0. What does not come with the package lies below a root and is named by its
+            path there: the ``root`` of named data, other ``data``, and as ``model`` a folder ``weights/NAME`` of the
+            weights of timm's model NAME.
         peers: rows that are not of this project, for comparison.
     """
 
@@ -75,8 +77,10 @@ class Kept(NamedTuple):
 def keep(trial: Trial, trained: Path, evidence: Path) -> None:
     """Keep a finished run's run.json and metrics.jsonl, without the folders of the machine that made it."""
     stored = json.loads((trained / "run.json").read_text())
-    made = dict(run=stored["run"] | {"data": trial.run.data, "root": None, "out": str(trial.run.out)})
-    made |= {name: stored[name] for name in ("cost", "environment")}
+    made = {name: stored[name] for name in ("run", "cost", "environment")}
+    placeless = trial.run.to_dict()
+    made["run"] |= {name: placeless[name] for name in ("data", "root", "out")}
+    made["run"]["task"]["model"] = placeless["task"]["model"]
     folder = trial.folder(evidence)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_bytes((trained / "metrics.jsonl").read_bytes())

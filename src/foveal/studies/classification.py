@@ -1,5 +1,6 @@
 """Studies of classifiers on small pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,18 @@ def cifar10() -> Study:
 
     The data are the pictures as JPEG files, a lossy copy: accuracies are near those on the original, not equal.
     """
-    return _models("cifar10", cifar10.__doc__)
+    return _models(cifar10, "cifar10")
 
 
 def fashion() -> Study:
     """All models and ten peers on the whole of Fashion-MNIST: from random weights, 32x32 pixels, five epochs."""
-    return _models("fashion-mnist", fashion.__doc__)
+    return _models(fashion, "fashion-mnist", root=Path("fashion-mnist"))
 
 
-def _models(data: str, about: str | None) -> Study:
+def _models(function: Any, data: str, root: Path | None = None) -> Study:
     runs = {name: small(name, args, data) for name, args in OURS.items()}
     runs |= {name: small(name, {}, data) for name in PEERS}
-    return Study(name=data.partition("-")[0], about=about or "", figures=("top1",), runs=runs, peers=frozenset(PEERS))
+    return _study(function, {name: replace(run, root=root) for name, run in runs.items()}, frozenset(PEERS))
 
 
 def emsnet() -> Study:
@@ -113,4 +114,8 @@ def partialformer() -> Study:
 
 def _switches(model: str, function: Any, rows: dict[str, dict[str, Any]]) -> Study:
     runs = {row: small(model, dict(args, drop_path_rate=0.0), "cifar10", image_size=64) for row, args in rows.items()}
-    return Study(name=function.__name__, about=function.__doc__ or "", figures=("top1",), runs=runs)
+    return _study(function, runs)
+
+
+def _study(function: Any, runs: dict[str, Run], peers: frozenset[str] = frozenset()) -> Study:
+    return Study(name=function.__name__, about=function.__doc__ or "", figures=("top1",), runs=runs, peers=peers)

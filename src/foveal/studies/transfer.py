@@ -1,4 +1,7 @@
-"""Studies of detectors, segmenters and keypoint estimators, each over backbones of near cost, from random weights."""
+"""Studies of detectors, segmenters and keypoint estimators, each over backbones of near cost.
+
+Backbones start from random weights, but for the one that is there to show what weights from ImageNet are worth.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -9,6 +12,8 @@ from ._study import Study
 
 BACKBONES = ("mat_1", "emsnet_xxtiny", "partialformer_b0", "pvt_v2_b0", "efficientvit_b1")
 PEERS = ("pvt_v2_b0", "efficientvit_b1")
+PRETRAINED = {"tf_efficientnet_lite0_in1k": "weights/tf_efficientnet_lite0"}
+REAL = {name: name for name in BACKBONES} | PRETRAINED  # for data that are photographs
 SMALL = {"anchor_size": 16}  # garments are 17 to 70 px
 DETECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments, and what differs in the optimiser
     "retinanet": (SMALL, {}),
@@ -50,29 +55,38 @@ def estimators() -> Study:
 
 
 def bccd() -> Study:
-    """Two detectors of blood cells (BCCD) with a backbone of each family and two peers: 240x320 px, ten epochs."""
+    """Two detectors of blood cells (BCCD) with a backbone of each family and three peers: 240x320 px, ten epochs.
+
+    EfficientNet-Lite0 starts from its ImageNet weights, all others from random ones.
+    """
     run, runs = _at(quickstart_detection(), "bccd/BCCD", 240, 320), {}
-    for backbone in BACKBONES:
+    for backbone, model in REAL.items():
         for detector in ("atss", "ssdlite"):
             args: dict[str, Any] = {"anchor_size": 32} if detector == "atss" else {}
-            runs[f"{detector}-{backbone}"] = _over(run, backbone, dict(detector=detector, detector_args=args), {}, 10)
+            runs[f"{detector}-{backbone}"] = _over(run, model, dict(detector=detector, detector_args=args), {}, 10)
     return _study(bccd, ("AP50", "AP"), runs)
 
 
 def camvid() -> Study:
-    """Both segmenters of road scenes (CamVid) with a backbone of each family and two peers: 180x240 px, 20 epochs."""
+    """Both segmenters of road scenes (CamVid) with a backbone of each family and three peers: 180x240 px, 20 epochs.
+
+    EfficientNet-Lite0 starts from its ImageNet weights, all others from random ones.
+    """
     run, runs = _at(quickstart_segmentation(), "camvid", 180, 240), {}
-    for backbone in BACKBONES:
+    for backbone, model in REAL.items():
         for segmenter in ("semantic_fpn", "upernet"):
             changed = dict(segmenter=segmenter, segmenter_args={})
-            runs[f"{segmenter}-{backbone}"] = _over(run, backbone, changed, {}, epochs=20)
+            runs[f"{segmenter}-{backbone}"] = _over(run, model, changed, {}, epochs=20)
     return _study(camvid, ("mIoU", "aAcc"), runs)
 
 
 def openfield() -> Study:
-    """SimpleBaseline of a mouse seen from above (openfield), a backbone of each family and two peers: 60 epochs."""
+    """SimpleBaseline of a mouse seen from above (openfield), a backbone of each family and three peers: 60 epochs.
+
+    EfficientNet-Lite0 starts from its ImageNet weights, all others from random ones.
+    """
     run = replace(quickstart_keypoints(), data="openfield/annotations.json")
-    runs = {f"simple_baseline-{backbone}": _over(run, backbone, {}, {}, epochs=60) for backbone in BACKBONES}
+    runs = {f"simple_baseline-{backbone}": _over(run, model, {}, {}, epochs=60) for backbone, model in REAL.items()}
     return _study(openfield, ("AP", "AP50"), runs)
 
 
@@ -90,5 +104,5 @@ def _over(run: Run, backbone: str, changed: dict[str, Any], optim: dict[str, Any
 
 
 def _study(function: Any, figures: tuple[str, ...], runs: dict[str, Run]) -> Study:
-    peers = frozenset(row for row in runs if row.partition("-")[2] in PEERS)
+    peers = frozenset(row for row in runs if row.partition("-")[2] in (*PEERS, *PRETRAINED))
     return Study(name=function.__name__, about=function.__doc__ or "", figures=figures, runs=runs, peers=peers)

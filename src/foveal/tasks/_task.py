@@ -125,6 +125,11 @@ class TaskArgs(ABC):
     weights: Path | None = None
     image_size: int = 224
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width in pixels of the largest pictures."""
+        return self.image_size, self.image_size
+
     def without(self, recipe: "TaskArgs") -> "TaskArgs":
         """These without the recipe's arguments of a model that the recipe does not name."""
         stale = self.model != recipe.model and self.model_args == recipe.model_args

@@ -40,6 +40,10 @@ class TransferArgs(TaskArgs, ABC):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         """Where the model is found, under which name, and its further arguments."""
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        return self.image_size, self.max_size
+
     def without(self, recipe: TaskArgs) -> TaskArgs:
         """Also of a model over the backbone."""
         args: Any = super().without(recipe)
@@ -90,15 +94,10 @@ class Transfer(Task, ABC):
         options: dict[str, Any] = dict(pretrained=pretrained, **frozen, backbone_args=args.model_args)
         return registry.build(name, args.model, num_classes, **options, **further)
 
-    @property
-    def largest(self) -> tuple[int, int]:
-        """Height and width in pixels of the largest pictures."""
-        return self.args.image_size, self.args.max_size
-
     def example(self) -> dict:
         """A batch of one blank picture of the largest size."""
-        sizes = torch.tensor([self.largest])
-        return {"image": torch.zeros(1, 3, *self.largest), "size": sizes, "original": sizes}
+        sizes = torch.tensor([self.args.largest])
+        return {"image": torch.zeros(1, 3, *self.args.largest), "size": sizes, "original": sizes}
 
     def compile_model(self) -> None:
         """Compile the model's forward pass; sizes differ from batch to batch, so shapes become dynamic."""
@@ -116,7 +115,7 @@ class Transfer(Task, ABC):
             "architecture": body.architecture,
             "model_args": body.model_args,
             "label_names": self.classes,
-            "pretrained_cfg": dict(input_size=(3, *self.largest), mean=seen["mean"], std=seen["std"]),
+            "pretrained_cfg": dict(input_size=(3, *self.args.largest), mean=seen["mean"], std=seen["std"]),
             "image_size": args.image_size,
             "max_size": args.max_size,
         }

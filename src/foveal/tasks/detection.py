@@ -46,6 +46,10 @@ class DetectionArgs(TransferArgs):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         return DETECTORS, self.detector, self.detector_args
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        return self.image_size, self.image_size if DETECTORS[self.detector].square else self.max_size
+
     def build(self, data: Any) -> "Detection":
         return Detection(self, data.classes)
 
@@ -92,11 +96,6 @@ class Detection(Transfer):
     @staticmethod
     def stack(samples: list[dict]) -> dict:
         return stack_marked(samples)
-
-    @property
-    def largest(self) -> tuple[int, int]:
-        """Height and width in pixels of the largest pictures."""
-        return self.args.image_size, self.args.image_size if self.model.square else self.args.max_size
 
 
 def transform(model: Detector, config: dict[str, Any], augment: BoxAugment | None) -> BoxTransform:

@@ -55,6 +55,10 @@ class KeypointArgs(TransferArgs):
     def head(self) -> tuple[Registry, str, dict[str, Any]]:
         return ESTIMATORS, self.estimator, self.estimator_args
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        return self.max_size, self.image_size
+
     def build(self, data: Bodies) -> "Keypoints":
         return Keypoints(self, data.joints, data.categories)
 
@@ -109,14 +113,9 @@ class Keypoints(Transfer):
     def stack(samples: list[dict]) -> dict:
         return stack_bodies(samples)
 
-    @property
-    def largest(self) -> tuple[int, int]:
-        """Height and width in pixels of all images."""
-        return self.args.max_size, self.args.image_size
-
     def example(self) -> dict:
         """A batch of one blank image."""
-        return {"image": torch.zeros(1, 3, *self.largest), "matrix": torch.eye(2, 3)[None]}
+        return {"image": torch.zeros(1, 3, *self.args.largest), "matrix": torch.eye(2, 3)[None]}
 
     def config(self) -> dict[str, Any]:
         bodies = dict(joints=self.joints.to_dict(), categories=self.categories)
