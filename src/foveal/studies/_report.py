@@ -120,8 +120,8 @@ def draw(study: Study, made: list[Row], plot: Plot, path: Path) -> None:
         for row in (row for row in made if row.name in points):
             error = row.spread[name] if row.spread else None
             peer = row.name in study.peers
-            look = dict(fmt="s" if peer else "o", color="black", mfc="white" if peer else "black", capsize=3)
-            axes.errorbar(*points[row.name], error, **look)
+            look: dict[str, Any] = dict(fmt="s", mfc="white") if peer else dict(fmt="o", mfc="black")
+            axes.errorbar(*points[row.name], error, color="black", capsize=3, **look)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter("{x:g}")
