@@ -531,7 +531,7 @@ def test_torchrun_starts_again_after_a_killed_worker(data, tmp_path):
     argv += ["--monitor-interval", "0.1", "--standalone", str(worker), "train", *plain_run(data, out)]
     argv += ["--batch-size", "4", "--save-steps", "2", "--resume"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # docs/scale.md
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert "going on behind step 4 of 12" in done.stdout
     assert lines(out)[-1]["step"] == 12
