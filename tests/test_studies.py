@@ -15,7 +15,7 @@ from foveal._errors import UserError
 from foveal.cli import main
 from foveal.cli.study import placed
 from foveal.necks import Pyramid
-from foveal.studies import STUDIES, Study, _speed, columns, keep, kept, measure, measured, rows
+from foveal.studies import STUDIES, Study, _speed, columns, keep, kept, measure, measured, report, rows
 from foveal.studies._report import write_names
 from foveal.studies.classification import small
 from runs import make_folder
@@ -270,6 +270,16 @@ def test_names_in_a_plot_meet_nothing():
     assert len(boxes) == 6
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_the_page_is_what_is_kept(tmp_path):
+    """docs/evidence.md and its plots are those that ``foveal study report`` makes of evidence/."""
+    root = Path(__file__).parents[1]
+    page = tmp_path / "evidence.md"
+    written = report([build() for build in STUDIES.values()], root / "evidence", page)
+    assert page.read_text() == (root / "docs" / "evidence.md").read_text()
+    plots = {file.name for file in written[1:]}
+    assert plots == {file.name for file in (root / "docs" / "evidence").iterdir()}
 
 
 @pytest.mark.parametrize(
