@@ -159,17 +159,35 @@ class CMHSA(nn.Module):
         after = 3 if has_symbols(H, W) else 1
         # Padded here and not by the convolution, whose bfloat16 gradient in oneDNN is at times not finite on maps one
         # position wide (torch 2.14).
-        s = F.pad(x, (0, 0, 1, after, 1, after)).permute(0, 3, 1, 2)
+        pads = (0, 0, 1, after, 1, after)
+        s = F.pad(x, pads).permute(0, 3, 1, 2)
         s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
         attn = self.attn(s).view(B, h * w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
 
-        taps, covers = overlap(H, W, h, w, x.device)
-        v = F.pad(v.flatten(1, 2), (0, 0, 0, 1))[:, taps]  # Unfold
-        v = v.view(B, h * w, 9, self.num_heads, -1).transpose(2, 3)
-        x = (attn @ v).transpose(2, 3).reshape(B, h * w * 9, C)  # eq. 3.10
-        x = F.pad(x, (0, 0, 0, 1))[:, covers].view(B, 4, H, W, C).sum(dim=1)  # Fold
-        return self.proj(x)
+        if is_exporting():  # few operators, for other runtimes; their indices are constants there
+            taps, covers = overlap(H, W, h, w, x.device)
+            v = F.pad(v.flatten(1, 2), (0, 0, 0, 1))[:, taps]  # Unfold
+            v = v.view(B, h * w, 9, self.num_heads, -1).transpose(2, 3)
+            x = (attn @ v).transpose(2, 3).reshape(B, h * w * 9, C)  # eq. 3.10
+            x = F.pad(x, (0, 0, 0, 1))[:, covers].view(B, 4, H, W, C).sum(dim=1)  # Fold
+            return self.proj(x)
+        v = F.pad(v, pads).unfold(1, 3, 2).unfold(2, 3, 2)  # [B, h, w, C, 3, 3]
+        v = v.reshape(B, h * w, self.num_heads, C // self.num_heads, 9).transpose(-2, -1)
+        x = (attn @ v).view(B, h, w, self.num_heads, 3, 3, -1).permute(0, 1, 4, 2, 5, 3, 6)  # eq. 3.10
+        x = fold_axis(fold_axis(x, 1), 2).flatten(3)  # [B, 2h, 2w, C]
+        return self.proj(x[:, :H, :W])
+
+
+def fold_axis(taps: torch.Tensor, dim: int) -> torch.Tensor:
+    """Fold of windows of 3 with stride 2 and padding 1 along one axis: [.., n, 3, ..] -> [.., 2n, ..].
+
+    Position 2i lies in the middle of window i; position 2i + 1 is the last of window i and the first of window i + 1.
+    """
+    first, middle, last = taps.unbind(dim + 1)
+    after = [0, 0] * (first.dim() - 1 - dim) + [0, 1]
+    following = F.pad(first, after).narrow(dim, 1, first.shape[dim])
+    return torch.stack((middle, last + following), dim + 1).flatten(dim, dim + 1)
 
 
 def overlap(height: int, width: int, h: int, w: int, device: torch.device) -> Tuple[torch.Tensor, torch.Tensor]:
