@@ -145,7 +145,7 @@ def check(model: Path, folder: Path, browser: str, threads: int) -> None:
         expected = dict(zip(file.outputs, map(np.asarray, outputs)))
         got = {name: found[number, name] for name in expected}
         if "boxes" in expected:
-            expected, got, _, _ = paired(expected, got, max(values.shape[2:]))
+            expected, got, _, _ = paired(expected, got, 1e-4, 1e-4 * max(values.shape[2:]))
         for name, value in expected.items():
             worst[name] = max(worst.get(name, 0.0), difference(value, got[name]))
     said = found["said"]

@@ -21,6 +21,33 @@ PEERS = [  # on which every analysis is tried
 ]
 
 
+LEAST = 2600  # tests of a whole run
+SKIPS = {  # why a test may be skipped: what it needs is no Python package
+    "no Chromium is installed",
+    "onnxruntime-web is not here, and npm cannot install it",
+    "the source archive is without weights",
+    "webdataset reads remote shards by curl",
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """A whole run is one of all tests, none of which is skipped for a reason that is not known."""
+    config, reporter = session.config, session.config.pluginmanager.getplugin("terminalreporter")
+    if hasattr(config, "workerinput") or config.args_source != pytest.Config.ArgsSource.TESTPATHS:
+        return
+    if config.option.keyword or config.option.markexpr != "not slow" or session.exitstatus:
+        return
+    run = sum(len(reporter.stats.get(outcome, ())) for outcome in ("passed", "skipped"))
+    reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())}
+    if run < LEAST or not reasons <= SKIPS:
+        odd = ", ".join(sorted(reasons - SKIPS))
+        reporter.write_line(
+            f"\n{run} tests were run, at least {LEAST} should be; unknown reasons of skips: {odd or 'none'}"
+        )
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -1116,7 +1116,7 @@ def test_check_of_scenes(capsys):
         ("no/such", "no such file or folder: no/such"),
         ("scene", "unknown data set or folder 'scene'; nearest: scenes"),
         ("scenes --root .", "--root has no effect on scenes"),
-        ("scenes:0", "scenes:0 has no scene"),
+        ("scenes:0", "scenes:0 has no picture"),
         ("scenes:3 --clean new", "--clean has no effect on scenes:3, which has no annotations to write"),
         ("pets", "pets holds no data for detection; expected "),
         ("pets --kind classification --clean new", "--clean has no effect on data for classification"),

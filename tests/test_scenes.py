@@ -125,7 +125,7 @@ def test_sizes():
         ("scenes:-3", "expected scenes, scenes:COUNT"),
         ("scenes:10x", "expected scenes, scenes:COUNT"),
         ("scenes:10x64x64", "expected scenes, scenes:COUNT"),
-        ("scenes:0", "scenes:0 has no scene; expected a number above 0"),
+        ("scenes:0", "scenes:0 has no picture; expected a number above 0"),
         ("scenes:10x8", "height of scenes must be in 32..2048, got 8"),
         ("scenes:10x4096", "height of scenes must be in 32..2048, got 4096"),
     ],

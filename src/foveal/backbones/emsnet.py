@@ -517,9 +517,9 @@ class EMSNet(PyramidBackbone):
         if not channel_split and not fusion:
             raise ValueError("fusion=False needs channel_split=True: the concatenation would have twice the channels")
         dd: dict[str, Any] = dict(device=device, dtype=dtype)
-        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
-        stages, start = [], 0
-        for i, (dim, depth, mlp_ratio) in enumerate(zip(embed_dims, depths, mlp_ratios)):
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)  # of blocks, by stage
+        stages = []
+        for i, (dim, mlp_ratio) in enumerate(zip(embed_dims, mlp_ratios)):
             downsample = nn.Identity()
             if i > 0:
                 downsample = ConvNorm(embed_dims[i - 1], dim, 3, stride=2, **dd)
@@ -535,9 +535,8 @@ class EMSNet(PyramidBackbone):
                     fusion=fusion,
                     whiten_axis=whiten_axis,
                 )
-                for rate in rates[start : start + depth]
+                for rate in rates[i]
             ]
-            start += depth
             stages.append(Stage(downsample, blocks))
         super().__init__(
             stem=nn.Sequential(

@@ -346,8 +346,8 @@ class MAT(PyramidBackbone):
         for dim, heads, mixer in zip(dims, num_heads, mixers):
             if mixer != "none" and dim % heads:
                 raise ValueError(f"num_heads must divide the channels of a stage, got {heads} for {dim}")
-        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
-        stages, start = [], 0
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)  # of blocks, by stage
+        stages = []
         for i, dim in enumerate(dims):
             downsample = nn.Identity()
             if i > 0 and patch_embed == "bilinear":
@@ -360,9 +360,8 @@ class MAT(PyramidBackbone):
                 MATBlock(
                     dim, num_heads[i], mixers[i], window_size, mlp_ratio, mlp_dwconv, abstract_kv, drop_path=rate, **dd
                 )
-                for rate in rates[start : start + depths[i]]
+                for rate in rates[i]
             ]
-            start += depths[i]
             stages.append(Stage(downsample, blocks, nn.LayerNorm(dim, **dd)))
         c = embed_dim // 2
         super().__init__(

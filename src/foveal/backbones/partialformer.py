@@ -317,8 +317,8 @@ class PartialFormer(PyramidBackbone):
         if score == "mean_normed":
             warnings.warn("score='mean_normed' ranks tokens by rounding noise: their means are zero", stacklevel=2)
 
-        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
-        stages, start = [], 0
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)  # of blocks, by stage
+        stages = []
         for i, dim in enumerate(dims):
             downsample = nn.Identity()
             if i > 0:
@@ -342,9 +342,8 @@ class PartialFormer(PyramidBackbone):
                     proj_tokens=proj_tokens,
                     sqa_residual=sqa_residual,
                 )
-                for rate in rates[start : start + depths[i]]
+                for rate in rates[i]
             ]
-            start += depths[i]
             stages.append(Stage(downsample, blocks))
         super().__init__(
             stem=_conv3_stem(in_chans, embed_dim, dd) if stem == "conv3" else _conv7_stem(in_chans, embed_dim, dd),

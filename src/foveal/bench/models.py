@@ -196,13 +196,13 @@ def exported(name: str, model: nn.Module, target: str, setting: Setting, folder:
     Raises:
         UserError: a missing package, a model that the target does not take.
     """
-    from ..export import Options, find, load_source, prepare  # here, since it brings all tasks along
+    from ..export import Options, find, load_source, prepare, text_of  # here, since it brings all tasks along
 
     kind = find(target)
     kind.check("fp32")
     source = replace(load_source(name, random_weights=True), model=model, size=setting.size)
     prepared, options = prepare(source, size=setting.size), Options(fixed=setting.fixed)
-    files = kind.convert(prepared, folder / f"{name}{kind.suffix}", "{}", options)
+    files = kind.convert(prepared, folder / f"{name}{kind.suffix}", text_of(prepared, kind, options), options)
     run = kind.load(files[0], threads=setting.threads)
     images = torch.randn(setting.batch, 3, *setting.size).numpy()
     run(images)

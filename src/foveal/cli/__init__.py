@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: foveal COMMAND ...   (foveal COMMAND --help says more)\n")
         for name, what in COMMANDS.items():
             print(f"  {name:8s} {what}")
+        print("\nnext: foveal train")
         return 0
     try:
         if argv[0] not in COMMANDS:
@@ -54,6 +55,13 @@ def changed(options: Any) -> dict[str, Any]:
     """The fields of a dataclass of options; None for what is as it is by default."""
     default = type(options)()
     return {name: value if value != getattr(default, name) else None for name, value in vars(options).items()}
+
+
+def check_needs(*needs: tuple[str, bool, str, bool]) -> None:
+    """Raise UserError for a flag given without what it needs: the flag, whether it is there, and the same of that."""
+    for flag, given, needed, there in needs:
+        if given and not there:
+            raise UserError(f"{flag} has no effect without {needed}")
 
 
 def check_unused(given: dict[str, Any], kind: str) -> None:

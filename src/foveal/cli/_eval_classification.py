@@ -18,15 +18,14 @@ from .._errors import UserError, first_line
 from .._views import Preprocessing
 from ..data import SUFFIXES, UNLABELLED, Data, OnImage, Pictures, load_split
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
-from ._evaluation import Evaluation, tell
-from ._pictures import WORST
+from ._evaluation import Evaluation, show_parts, tell
 
 UNITS = {"top1": "%", "top5": "%", "mean_class_accuracy": "%", "ece": "%", "nll": "nats"}
 
 
 def evaluate_classifier(
     asked: Evaluation, labels: Path | None, preprocessing: Preprocessing, confusion: Path | None
-) -> int:
+) -> None:
     """Print accuracy, calibration and confusion; arguments are those of the command."""
     if confusion is not None and not confusion.parent.is_dir():
         raise UserError(f"cannot write {confusion}: no such folder")
@@ -57,7 +56,6 @@ def evaluate_classifier(
             _show_classes(classifier, report, asked.per_class)
     if report is not None and confusion is not None:  # last, so that figures are not lost with a picture
         draw_confusion(report.confusion, classifier.titles, f"{asked.model} on {asked.data}", confusion)
-    return 0
 
 
 def _prepare(
@@ -179,19 +177,15 @@ def _show(classifier: Any, metrics: dict[str, float], rate: float) -> None:
 
 def _show_classes(classifier: Any, report: ClassificationReport, every: bool) -> None:
     """All classes, or the worst; with what they are taken for most."""
-    accuracies, counts = report.class_accuracies(), report.class_pictures()
-    seen = [i for i in range(classifier.num_classes) if counts[i]]
-    worst = sorted(seen, key=lambda i: float(accuracies[i]))[:WORST]
-    title = "classes" if every else "worst classes"
-    table = Table("class", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("pictures", "accuracy %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("most often taken for")
     wrong = report.confusion.copy()
     np.fill_diagonal(wrong, 0)
-    for i in range(classifier.num_classes) if every else worst:
-        other = int(wrong[i].argmax())
-        taken = f"{classifier.titles[other]} ({wrong[i, other]})" if wrong[i, other] else ""
-        accuracy = f"{float(accuracies[i]):.1f}" if counts[i] else "-"
-        table.add_row(classifier.titles[i], str(int(counts[i])), accuracy, taken)
-    Console(highlight=False).print(table)
+    columns = classifier.titles, report.class_pictures().tolist(), report.class_accuracies().tolist()
+    parts: list[dict[str, Any]] = [
+        {"class": title, "pictures": pictures, "accuracy": accuracy, "taken": ""}
+        for title, pictures, accuracy in zip(*columns, strict=True)
+    ]
+    for part, others in zip(parts, wrong):
+        if others.any():
+            part["taken"] = f"{classifier.titles[int(others.argmax())]} ({others.max()})"
+    titles = {"pictures": "pictures", "accuracy": "accuracy %", "taken": "most often taken for"}
+    show_parts("class", parts, titles, "accuracy", every)

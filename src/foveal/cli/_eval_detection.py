@@ -1,26 +1,22 @@
 """``foveal eval`` of a detector."""
 
-import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from .._errors import UserError
 from ..data import load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
-from ._evaluation import Evaluation, tell
-from ._pictures import WORST, check_json, percent, plain, write_json
+from ._evaluation import Evaluation, show_figures, show_parts, tell
+from ._pictures import check_json, percent, plain, write_json
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
 
 
-def evaluate_detector(asked: Evaluation, save_predictions: Path | None) -> int:
+def evaluate_detector(asked: Evaluation, save_predictions: Path | None) -> None:
     """Print average precision; arguments are those of the command."""
     if save_predictions is not None:
         check_json(save_predictions)
@@ -50,15 +46,15 @@ def evaluate_detector(asked: Evaluation, save_predictions: Path | None) -> int:
         figures: dict[str, Any] = dict(metrics=plain(metrics), images_per_second=rate)
         figures |= dict(left_out=left_out, skipped=skipped, classes=[plain(row) for row in classes])
         asked.answer(detector, seen, dict(save_predictions=save_predictions), **figures)
-        return 0
+        return
     tell(left_out, skipped)
     if detector.masks and not metric.masks:
         print(f"masks are not measured: not every object of {asked.data} has one", file=sys.stderr)
     _show(detector, metric, metrics, rate)
-    _show_classes(metric, classes, asked.per_class)
+    columns = {"objects": "objects"} | {f"{PREFIXES[kind]}AP": f"AP of {SHOWN[kind]} %" for kind in metric.kinds}
+    show_parts("class", classes, columns, "AP", asked.per_class)
     if save_predictions is not None:
         print(f"{len(results)} predictions: {save_predictions}")
-    return 0
 
 
 def _classes(detector: Any, metric: CocoAP, counts: list[int], category_ids: list[int]) -> list[dict[str, Any]]:
@@ -74,29 +70,10 @@ def _classes(detector: Any, metric: CocoAP, counts: list[int], category_ids: lis
 
 
 def _show(detector: Any, metric: CocoAP, metrics: dict[str, Any], rate: float) -> None:
-    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
-    for kind in metric.kinds:
-        table.add_column(f"{SHOWN[kind]} %", justify="right", no_wrap=True)
-    for name in FIGURES:
-        table.add_row(name, *(percent(metrics[PREFIXES[kind] + name]) for kind in metric.kinds))
-    console = Console(highlight=False)
-    console.print(table)
     size = f"shorter side {detector.config['image_size']} px, longer side {detector.config['max_size']} px at most"
     if detector.square:
         size = f"{detector.config['image_size']}x{detector.config['image_size']} px"
-    for line in (
-        f"{metrics['pictures']} pictures, {metrics['objects']} objects; {rate:.1f} images/s with reading",
-        f"{detector.name}: {len(detector.classes)} classes, {size}",
-    ):
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _show_classes(metric: CocoAP, classes: list[dict[str, Any]], every: bool) -> None:
-    """All classes, or those that are found worst."""
-    seen = [row for row in classes if not math.isnan(row["AP"])]
-    table = Table("class", title="classes" if every else "worst classes", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("objects", *(f"AP of {SHOWN[kind]} %" for kind in metric.kinds)):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in classes if every else sorted(seen, key=lambda row: row["AP"])[:WORST]:
-        table.add_row(row["class"], str(row["objects"]), *(percent(row[f"{PREFIXES[k]}AP"]) for k in metric.kinds))
-    Console(highlight=False, markup=False).print(table)
+    lines = [f"{metrics['pictures']} pictures, {metrics['objects']} objects; {rate:.1f} images/s with reading"]
+    lines += [f"{detector.name}: {len(detector.classes)} classes, {size}"]
+    rows = [(name, *(percent(metrics[PREFIXES[kind] + name]) for kind in metric.kinds)) for name in FIGURES]
+    show_figures([f"{SHOWN[kind]} %" for kind in metric.kinds], rows, lines)

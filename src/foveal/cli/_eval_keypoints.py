@@ -1,24 +1,20 @@
 """``foveal eval`` of a keypoint estimator."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from .._errors import UserError, some
 from ..data import Bodies, Crop, coco_crops, load_split
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
-from ._evaluation import Evaluation, tell
-from ._pictures import WORST, check_json, percent, plain, write_json
+from ._evaluation import Evaluation, show_figures, show_parts, tell
+from ._pictures import check_json, percent, plain, write_json
 
 
-def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: Path | None) -> int:
+def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: Path | None) -> None:
     """Print average precision by OKS; arguments are those of the command."""
     if save_predictions is not None:
         check_json(save_predictions)
@@ -54,14 +50,17 @@ def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: P
         figures: dict[str, Any] = dict(metrics=plain(metrics), boxes_per_second=rate)
         figures |= dict(left_out=left_out, skipped=skipped, joints=[plain(row) for row in joints])
         asked.answer(keypoints, seen, dict(boxes=boxes, save_predictions=save_predictions), **figures)
-        return 0
+        return
     tell(left_out, skipped)
-    _show(keypoints, metrics, rate, boxes)
+    height, width = keypoints.config["max_size"], keypoints.config["image_size"]
+    found = f"{metrics['boxes']} boxes {'as they are marked' if boxes is None else f'found by {boxes}'}"
+    lines = [f"{metrics['pictures']} pictures, {found}; {rate:.1f} boxes/s with reading"]
+    lines += [f"{keypoints.name}: {len(keypoints.classes)} joints, {height}x{width} px"]
+    show_figures(["keypoints %"], [(name, percent(metrics[name])) for name in FIGURES], lines)
     if boxes is None:  # else nobody knows which body a box is of
-        _show_joints(joints, asked.per_class)
+        show_parts("joint", joints, {"similarity": "similarity %"}, "similarity", asked.per_class)
     if save_predictions is not None:
         print(f"{len(results)} predictions: {save_predictions}")
-    return 0
 
 
 def _detected(asked: Evaluation, detector: Any, bodies: Bodies, skipped: list[str]) -> tuple[list[Crop], list[int]]:
@@ -81,28 +80,3 @@ def _detected(asked: Evaluation, detector: Any, bodies: Bodies, skipped: list[st
                 if kind is not None and x2 > x1 and y2 > y1:
                     crops.append(Crop(numbers[name], None, tuple(box), kind, score))
     return crops, seen
-
-
-def _show(keypoints: Any, metrics: dict[str, Any], rate: float, boxes: str | None) -> None:
-    table = Table("", "keypoints %", box=SIMPLE_HEAD, pad_edge=False)
-    for name in FIGURES:
-        table.add_row(name, percent(metrics[name]))
-    console = Console(highlight=False)
-    console.print(table)
-    height, width = keypoints.config["max_size"], keypoints.config["image_size"]
-    source = "as they are marked" if boxes is None else f"found by {boxes}"
-    for line in (
-        f"{metrics['pictures']} pictures, {metrics['boxes']} boxes {source}; {rate:.1f} boxes/s with reading",
-        f"{keypoints.name}: {len(keypoints.classes)} joints, {height}x{width} px",
-    ):
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _show_joints(joints: list[dict[str, Any]], every: bool) -> None:
-    """All joints, or those that are found worst."""
-    seen = [row for row in joints if not math.isnan(row["similarity"])]
-    title = "joints" if every else "worst joints"
-    table = Table("joint", "similarity %", title=title, title_justify="left", box=SIMPLE_HEAD)
-    for row in joints if every else sorted(seen, key=lambda row: row["similarity"])[:WORST]:
-        table.add_row(row["joint"], percent(row["similarity"]))
-    Console(highlight=False, markup=False).print(table)

@@ -1,14 +1,22 @@
 """What the evaluations of all tasks share."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from ._load import batches_of, environment_of, load_model
-from ._pictures import read_batches
+from ._pictures import percent, read_batches
+
+WORST = 5  # classes or joints named below the table of figures
+PLURALS = {"class": "classes", "joint": "joints"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,39 @@ class Evaluation:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         said = dict(model=self.model, data=self.data, **figures, preprocessing=preprocessing, settings=settings)
         print(json.dumps(said | {"environment": environment_of(model, self.device)}))
+
+
+def show_figures(columns: Sequence[str], rows: Sequence[tuple[str, ...]], lines: Sequence[str]) -> None:
+    """A table of figures by their names, and lines below it."""
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def show_parts(kind: str, parts: Sequence[dict[str, Any]], columns: dict[str, str], figure: str, every: bool) -> None:
+    """All classes or joints, or those with the least figure.
+
+    Args:
+        kind: of the parts, under which each has its name.
+        columns: titles, by the name of what a part has there.
+        figure: that is looked at; nan for what was not seen.
+        every: show all.
+    """
+    seen = [part for part in parts if not math.isnan(part[figure])]
+    title = PLURALS[kind] if every else f"worst {PLURALS[kind]}"
+    table = Table(kind, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in columns.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in parts if every else sorted(seen, key=lambda part: part[figure])[:WORST]:
+        values = [part[name] for name in columns]
+        table.add_row(part[kind], *(percent(v) if isinstance(v, float) else str(v) for v in values))
+    Console(highlight=False, markup=False).print(table)
 
 
 def tell(left_out: Sequence[str], skipped: Sequence[str]) -> None:

@@ -14,8 +14,6 @@ from rich.progress import Progress
 from .._errors import UserError, first_line
 from ..data import BadImage
 
-WORST = 5  # classes named below the table of an evaluation
-
 
 def read_batches(batches: Any, skipped: list[str], on_bad_image: Literal["stop", "skip"]) -> Iterator[dict]:
     """The batches to evaluate on that are not empty, with a bar on a terminal.

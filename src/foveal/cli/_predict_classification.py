@@ -48,6 +48,7 @@ def predict_classes(
             table.add_row(str(path), *(f"{name} {100 * score:.1f} %" for name, score in labels))
     if not as_json:
         Console().print(table)
+        print(f"next: foveal eval {model} --data DATA")
     return 0
 
 

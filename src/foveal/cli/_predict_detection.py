@@ -37,36 +37,36 @@ def predict_objects(
     as_json: bool,
 ) -> int:
     """Print or draw the objects in pictures and videos; arguments are those of the command."""
+
+    def load() -> Callable:
+        return partial(look_for_objects, load_model("detection", model, device=device), threshold, as_json)
+
+    return look_at(pictures, load, "objects", threshold, out, on_bad_image, as_json)
+
+
+def look_at(
+    pictures: Sequence[Path],
+    load: Callable[[], Callable],
+    what: str,
+    threshold: float,
+    out: Path | None,
+    on_bad_image: Literal["stop", "skip"],
+    as_json: bool,
+) -> int:
+    """Look at pictures and videos, print a table of what is in them, and draw it.
+
+    Args:
+        load: gives what looks, when all else is right: from a picture, what its JSON object says of its origin, and
+            whether to draw, to names and scores of what is in it, and the picture, drawn into or not.
+        what: it looks for.
+        as_json: no table, for what looks prints JSON objects.
+    """
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be in [0, 1], got {threshold:g}")
     files = find_files(pictures, KNOWN)
     drawings = [] if out is None else new_files(files, out, KNOWN)
-    detector = load_model("detection", model, device=device)
+    look = load()
     make_folders(drawings)
-    look_at(files, drawings, partial(look_for_objects, detector, threshold, as_json), "objects", on_bad_image, as_json)
-    if not as_json and out is not None:
-        print(f"drawn in {out}")
-    return 0
-
-
-def look_at(
-    files: Sequence[tuple[Path, Path]],
-    drawings: Sequence[Path],
-    look: Callable,
-    what: str,
-    on_bad_image: Literal["stop", "skip"],
-    as_json: bool,
-) -> None:
-    """Look at pictures and videos, and print a table of what is in them.
-
-    Args:
-        files: their paths, and those within their folders.
-        drawings: where what is found is drawn; none for nowhere.
-        look: from a picture, what its JSON object says of its origin, and whether to draw, to names and scores of what
-            is in it, and the picture, drawn into or not.
-        what: it looks for.
-        as_json: no table, for ``look`` prints JSON objects.
-    """
     table, console = Table("file", what), Console(stderr=True)
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
         for number, (path, _) in enumerate(progress.track(files, description="files")):
@@ -80,6 +80,8 @@ def look_at(
                 table.add_row(str(path), found or "none")
     if not as_json:
         Console(highlight=False, markup=False).print(table)
+        print("next: --out FOLDER draws them" if out is None else f"drawn in {out}")
+    return 0
 
 
 def look_for_objects(

@@ -1,7 +1,7 @@
 """``foveal predict`` of a keypoint estimator."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,7 @@ from .._draw import draw_bodies
 from .._errors import UserError, some
 from ..metrics.coco import DECIMALS
 from ._load import load_model
-from ._pictures import find_files, make_folders, new_files
-from ._predict_detection import KNOWN, look_at
+from ._predict_detection import look_at
 
 
 def predict_bodies(
@@ -28,17 +27,11 @@ def predict_bodies(
     as_json: bool,
 ) -> int:
     """Print or draw the joints of bodies in pictures and videos; arguments are those of the command."""
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold must be in [0, 1], got {threshold:g}")
-    files = find_files(pictures, KNOWN)
-    drawings = [] if out is None else new_files(files, out, KNOWN)
-    keypoints, detector = load_estimator(model, boxes, device)
-    make_folders(drawings)
-    look = partial(look_for_bodies, keypoints, detector, threshold, as_json)
-    look_at(files, drawings, look, "bodies", on_bad_image, as_json)
-    if not as_json and out is not None:
-        print(f"drawn in {out}")
-    return 0
+
+    def load() -> Callable:
+        return partial(look_for_bodies, *load_estimator(model, boxes, device), threshold, as_json)
+
+    return look_at(pictures, load, "bodies", threshold, out, on_bad_image, as_json)
 
 
 def load_estimator(model: str, boxes: str | None, device: str) -> tuple[Any, Any]:

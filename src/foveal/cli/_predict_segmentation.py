@@ -56,8 +56,8 @@ def predict_pixels(
             save(draw_classes(picture, classes), overlays[number])
     if not as_json:
         Console(highlight=False, markup=False).print(table)
-        if out is not None:
-            print(f"classes in {out / 'masks'}, drawn in {out / 'overlays'}")
+        drawn = "next: --out FOLDER writes classes and draws them"
+        print(drawn if out is None else f"classes in {out / 'masks'}, drawn in {out / 'overlays'}")
     return 0
 
 

@@ -20,6 +20,7 @@ from ..bench import bench as measure
 from ..data import Batches, load_data
 from ..recipes import RECIPES
 from ..tasks import Augment, ClassificationArgs
+from . import check_needs
 from ._load import check_device
 
 
@@ -104,24 +105,13 @@ def bench(
         raise UserError(f"workers must not be below 0, got {workers}")
     if as_csv and as_json:
         raise UserError("--csv and --json exclude each other")
-    for name, given, needed, there in [
+    check_needs(
         ("--grad-checkpointing", grad_checkpointing, "--train", train),
         ("--data", data is not None, "--train", train),
         ("--root", root is not None, "--data", data is not None),
         ("--recipe", recipe is not None, "--data", data is not None),
         ("--workers", workers > 0, "--data", data is not None),
-    ]:
-        if given and not there:
-            raise UserError(f"{name} has no effect without {needed}")
-    runtimes = tuple(dict.fromkeys(runtime.split(",")))
-    for name in runtimes:
-        if name not in RUNTIMES:
-            raise unknown("runtime", name, RUNTIMES)
-    foreign = [name for name in runtimes if RUNTIMES[name]]
-    if foreign and (train or dtype != "float32" or device != "cpu"):
-        raise UserError(f"{foreign[0]} is measured in float32 inference on the CPU")
-    if fixed and not foreign:
-        raise UserError("--fixed has no effect without a runtime of exported models")
+    )
     setting = Setting(
         mode="train" if train else "inference",
         size=(size[0], size[-1]),
@@ -129,7 +119,7 @@ def bench(
         dtype=dtype,
         threads=threads,
         device=check_device(device),
-        runtimes=runtimes,
+        runtimes=_runtimes(runtime, fixed, train or dtype != "float32" or device != "cpu"),
         fixed=fixed,
         channels_last=channels_last,
         grad_checkpointing=grad_checkpointing,
@@ -153,7 +143,21 @@ def bench(
         _write_csv(results, loader, asdict(setting) | {"size": "x".join(map(str, setting.size))} | where)
     else:
         _show(results, loader, setting, where)
+        print(f"next: foveal analyze report {' '.join(dict.fromkeys(models))}")
     return 0
+
+
+def _runtimes(named: str, fixed: bool, other: bool) -> tuple[str, ...]:
+    """The runtimes of a list; ``other`` is more than float32 inference on the CPU."""
+    runtimes = tuple(dict.fromkeys(named.split(",")))
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise unknown("runtime", name, RUNTIMES)
+    foreign = [name for name in runtimes if RUNTIMES[name]]
+    if foreign and other:
+        raise UserError(f"{foreign[0]} is measured in float32 inference on the CPU")
+    check_needs(("--fixed", fixed, "a runtime of exported models", bool(foreign)))
+    return runtimes
 
 
 def _shown(progress: Progress, task: Any, description: str) -> Callable[[int], None]:

@@ -34,6 +34,12 @@ from ..data import (
 )
 from . import check_unused
 
+TRAINED_BY = {
+    "classification": "quickstart",
+    "detection": "quickstart_detection",
+    "segmentation": "quickstart_segmentation",
+    "keypoints": "quickstart_keypoints",
+}
 Summary: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
@@ -51,7 +57,7 @@ def formats() -> int:
         print(f"{kind}:")
         for name in [*DATASETS[kind], *(entry.what for entry in known)]:
             print(f"  {name}")
-    print("\nfoveal data check DATA lists what is wrong with some")
+    print("\nnext: foveal data check DATA lists what is wrong with some")
     return 0
 
 
@@ -119,6 +125,10 @@ def check(
         print(json.dumps({"data": data, "kind": kind, **listed, "parts": summaries, "clean": [*map(str, written)]}))
     else:
         _show(problems, mended, summaries, written)
+        if problems and clean is None and kind in ("detection", "keypoints"):
+            print("next: --clean FILE.json writes what is right")
+        elif not problems:
+            print(f"next: foveal train {TRAINED_BY[kind]} --data {data}" + (f" --root {root}" if root else ""))
     return 1 if problems else 0
 
 

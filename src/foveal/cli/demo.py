@@ -208,8 +208,8 @@ def serve(models: Sequence[Shown], host: str, port: int, folder: Path) -> Any:
     return page
 
 
-def build(gradio: Any, models: dict[str, Shown]) -> Any:
-    """The page's parts, and what they do."""
+def actions(gradio: Any, models: dict[str, Shown]) -> tuple[Callable, Callable, Callable]:
+    """What the page does: look at a picture, explain what was seen, choose a model."""
 
     def look(path: str | None, name: str, threshold: float) -> tuple[Any, Any, str]:
         """What a model finds in a picture: the drawing, names and scores, times."""
@@ -241,6 +241,12 @@ def build(gradio: Any, models: dict[str, Shown]) -> Any:
         one = models[name]
         return gradio.update(visible=one.thresholded), gradio.update(visible=one.explain is not None)
 
+    return look, explain, chosen
+
+
+def build(gradio: Any, models: dict[str, Shown]) -> Any:
+    """The page's parts."""
+    look, explain, chosen = actions(gradio, models)
     first = next(iter(models.values()))
     shown: dict[str, Any] = dict(show_label=False, interactive=False, format="png", buttons=["download", "fullscreen"])
     with gradio.Blocks(title="foveal", analytics_enabled=False, delete_cache=(600, 3600)) as page:

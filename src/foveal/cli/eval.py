@@ -82,13 +82,16 @@ def evaluate(
     of_classifiers = {"labels": labels, "confusion": confusion} | changed(preprocessing)
     if kind == "keypoints":
         check_unused(of_classifiers | changed(views), "a keypoint estimator")
-        return evaluate_keypoints(asked, boxes, save_predictions)
-    of_keypoints = {"boxes": boxes}
-    if kind == "detection":
-        check_unused(of_classifiers | of_keypoints | changed(views), "a detector")
-        return evaluate_detector(asked, save_predictions)
-    if kind == "segmentation":
-        check_unused(of_classifiers | of_keypoints | {"save_predictions": save_predictions}, "a segmenter")
-        return evaluate_segmenter(asked, views)
-    check_unused(of_keypoints | {"save_predictions": save_predictions} | changed(views), "a classifier")
-    return evaluate_classifier(asked, labels, preprocessing, confusion)
+        evaluate_keypoints(asked, boxes, save_predictions)
+    elif kind == "detection":
+        check_unused(of_classifiers | {"boxes": boxes} | changed(views), "a detector")
+        evaluate_detector(asked, save_predictions)
+    elif kind == "segmentation":
+        check_unused(of_classifiers | {"boxes": boxes, "save_predictions": save_predictions}, "a segmenter")
+        evaluate_segmenter(asked, views)
+    else:
+        check_unused({"boxes": boxes, "save_predictions": save_predictions} | changed(views), "a classifier")
+        evaluate_classifier(asked, labels, preprocessing, confusion)
+    if not as_json:
+        print(f"next: foveal predict {model} PICTURE...")
+    return 0

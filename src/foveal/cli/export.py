@@ -25,6 +25,7 @@ from ..export import (
     load_source,
     prepare,
 )
+from . import check_needs
 from ._pictures import find_files
 
 PICTURES = 16  # that a file is run on
@@ -80,12 +81,12 @@ def export_model(
         raise UserError(f"size takes one or two numbers of 32 or more, got {' '.join(map(str, size))}")
     if data is not None and images:
         raise UserError("--data and --images exclude each other")
-    if root is not None and data is None:
-        raise UserError("--root has no effect without --data")
+    check_needs(
+        ("--root", root is not None, "--data", data is not None),
+        ("--runtime-files", runtime_files is not None, "--to web", "web" in to.split(",")),
+    )
     if dtype == "int8" and data is None and not images:
         raise UserError("int8 takes its ranges from pictures like those to come; give --data or --images")
-    if runtime_files is not None and "web" not in to.split(","):
-        raise UserError("--runtime-files has no effect without --to web")
     for target in targets:
         target.check(dtype)
         if layout != "none" and target.suffix != ".onnx":

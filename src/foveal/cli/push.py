@@ -78,5 +78,5 @@ def push(
             enable_progress_bars()
     sent = [name for name in FILES if (weights / name).is_file()]
     print(f"{', '.join(sent)} are at {url}" + (f", branch {revision}" if revision else ""))
-    print(f'  import foveal, timm; timm.create_model("hf-hub:{repo_id}", pretrained=True)')
+    print(f'next: import foveal, timm; timm.create_model("hf-hub:{repo_id}", pretrained=True)')
     return 0

@@ -20,6 +20,7 @@ from .._errors import UserError, unknown
 from ..data import DATASETS
 from ..engine import Run
 from ..studies import STUDIES, Study, Trial, columns, keep, kept, measure, measured, report, rows
+from . import check_needs
 from ._load import check_device
 
 
@@ -69,19 +70,15 @@ def study(
     """
     if seeds < 1 or jobs < 1 or workers < 0:
         raise UserError("seeds and jobs must be at least 1, and workers at least 0")
-    if speed and name in (None, "report"):
-        raise UserError("--speed has no effect without the name of a study")
-    if batch is not None and not speed:
-        raise UserError("--batch has no effect without --speed")
-    for flag, given in [
-        ("--root", root is not None),
-        ("--jobs", jobs > 1),
-        ("--minutes", minutes is not None),
-        ("--precision", precision != "fp32"),
-        ("--workers", workers > 0),
-    ]:
-        if speed and given:
-            raise UserError(f"{flag} has no effect with --speed, which trains nothing")
+    check_needs(
+        ("--speed", speed, "the name of a study", name not in (None, "report")),
+        ("--batch", batch is not None, "--speed", speed),
+        ("--root", root is not None, "training", not speed),
+        ("--jobs", jobs > 1, "training", not speed),
+        ("--minutes", minutes is not None, "training", not speed),
+        ("--precision", precision != "fp32", "training", not speed),
+        ("--workers", workers > 0, "training", not speed),
+    )
     if batch is not None and batch < 2:
         raise UserError("batch must be at least 2")  # BatchNorm of a map of one position takes no single picture
     made = {key: build() for key, build in STUDIES.items()}

@@ -44,6 +44,8 @@ def tables(
     for number, rows in groupby(comparisons, key=lambda comparison: comparison.table):
         show = _markdown if markdown else _rich
         show(f"{'Section' if number.count('.') > 1 else 'Table'} {number}: {KNOWN[number]}", rows)
+    if not markdown:
+        print("next: foveal bench MODEL PEER...")
     return 0
 
 

@@ -18,7 +18,7 @@ from timm.utils import random_seed
 
 from .._errors import UserError, does_not_run, unknown
 from ..bench import Setting, count_macs, environment, peak_memory
-from ..data import Batches, Stream, decoder, load_data
+from ..data import Batches, Data, Stream, decoder, load_data
 from ..engine import (
     Interrupted,
     Processes,
@@ -146,25 +146,8 @@ def train_run(
     check_logger(run.logger)
     skip = run.on_bad_image == "skip"
     train_data, val_data = load_data(run.data, run.root, run.val_data, kind=run.task.data, skip=skip)
-    found: dict[str, Any] = {"classes": train_data.classes, "training pictures": len(train_data)}
-    if isinstance(train_data, Stream):
-        found["readers of shards (processes times workers)"] = procs.world * max(1, run.workers)
-    args = run.task
-    if resume and (run.out / "last").is_dir():
-        args = replace(args, pretrained=False, weights=None)  # what they gave is in the checkpoint
-    random_seed(run.seed)
-    try:
-        task = args.build(train_data)
-        task.check(train_data, train=True)
-        task.check(val_data, train=False)
-        example = task.example()
-        task.eval().predict(example)  # fails before there is a run folder
-        size: Any = tuple(example["image"].shape[2:])
-        macs = count_macs(task.model, size).products
-        cost: dict[str, float] = dict(parameters=sum(p.numel() for p in task.parameters()), macs=macs)
-        training = prepare(run, task, procs, found)
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise does_not_run(run.task.model, error) from error
+    training, cost = build(run, procs, train_data, val_data, resume)
+    task: Any = training.task
     common: dict[str, Any] = dict(workers=run.workers, rank=procs.rank, world=procs.world, stack=task.stack)
     common["pin_memory"] = training.device.type == "cuda"
     with (
@@ -214,6 +197,31 @@ def train_run(
     log.say(f"next: foveal predict {run.out} PICTURE...")
     log.say(f"  or: {task.card().short.format(folder=str(run.out))}")
     return figures
+
+
+def build(
+    run: Run, procs: Processes, train_data: Data, val_data: Data, resume: bool
+) -> tuple[Training, dict[str, float]]:
+    """The task, ready to be trained, and its cost; raises UserError before there is a folder of the run."""
+    found: dict[str, Any] = {"classes": train_data.classes, "training pictures": len(train_data)}
+    if isinstance(train_data, Stream):
+        found["readers of shards (processes times workers)"] = procs.world * max(1, run.workers)
+    args = run.task
+    if resume and (run.out / "last").is_dir():
+        args = replace(args, pretrained=False, weights=None)  # what they gave is in the checkpoint
+    random_seed(run.seed)
+    try:
+        task = args.build(train_data)
+        task.check(train_data, train=True)
+        task.check(val_data, train=False)
+        example = task.example()
+        task.eval().predict(example)
+        size: Any = tuple(example["image"].shape[2:])
+        cost: dict[str, float] = dict(parameters=sum(p.numel() for p in task.parameters()))
+        cost["macs"] = count_macs(task.model, size).products
+        return prepare(run, task, procs, found), cost
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise does_not_run(run.task.model, error) from error
 
 
 def enter_folder(training: Training, resume: bool, cost: dict[str, float]) -> tuple[int, dict[str, Any]]:

@@ -13,8 +13,19 @@ from ._arrays import ArrayBatches, OnImage
 from ._bodies import Bodies, Crop, MarkedBodies
 from ._class_map import IGNORED, class_map
 from ._decode import BadImage, decode_image, decoder, open_image
-from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, hold_out_marked, run_length_code, size_problems
-from ._pictures import SUFFIXES, UNLABELLED, Divisible, Labelled, Pictures, Sample, Stream, class_order, hold_out
+from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, run_length_code, size_problems
+from ._pictures import (
+    SUFFIXES,
+    UNLABELLED,
+    Divisible,
+    Labelled,
+    Pictures,
+    Sample,
+    Stream,
+    class_order,
+    hold_out,
+    hold_out_tenth,
+)
 from ._shapes import fitted, look, warped
 from ._skeleton import Joints
 from ._video import VIDEO_SUFFIXES, Video, new_video
@@ -24,7 +35,7 @@ from .figures import Figures, figures, whole_figures
 from .hugging_face import PREFIX, hugging_face
 from .image_folder import image_folder
 from .listing import listing
-from .mask_folder import Masked, hold_out_masked, is_mask_folder, mask_folder
+from .mask_folder import Masked, is_mask_folder, mask_folder
 from .scenes import SceneMasks, Scenes, scene_masks, scenes
 from .voc import is_voc, voc
 from .webdataset import webdataset
@@ -228,12 +239,11 @@ def load_data(
     if own is not None:
         _check_labels(name, own)
         return train, own
-    if isinstance(train, Marked):
-        return hold_out_marked(train, name)
+    if isinstance(train, (Marked, Masked)):
+        return hold_out_tenth(train, name)
     if isinstance(train, MarkedBodies):
-        return train.held_out(name)
-    if isinstance(train, Masked):
-        return hold_out_masked(train, name)
+        part, held_out = hold_out_tenth(train.marked, name)
+        return MarkedBodies(part), MarkedBodies(held_out)
     if not isinstance(train, Divisible):
         raise UserError(f"{name} has no validation part; --val-data names one")
     return hold_out(train, f"class folder {Path(name)}/" if Path(name).is_dir() else f"{name}: class ")

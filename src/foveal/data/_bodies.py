@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ._objects import Marked, Objects, Problem, hold_out_marked
+from ._objects import Marked, Objects, Problem
 from ._pictures import Pictures
 from ._skeleton import Joints
 
@@ -122,11 +122,6 @@ class MarkedBodies(Bodies):
 
     def objects(self, picture: int) -> Objects:
         return self.marked.objects[picture]
-
-    def held_out(self, place: str) -> "tuple[MarkedBodies, MarkedBodies]":
-        """Training and validation part: every tenth picture is held out; see ``hold_out_marked``."""
-        train, val = hold_out_marked(self.marked, place)
-        return MarkedBodies(train), MarkedBodies(val)
 
 
 def _visible(pictures: Iterable[Objects]) -> Iterable[Crop]:

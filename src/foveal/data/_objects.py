@@ -12,7 +12,7 @@ from PIL import Image
 
 from .._errors import UserError
 from ._decode import BadImage, open_image, picture_size
-from ._pictures import VAL_SHARE, Pictures
+from ._pictures import Pictures
 from ._skeleton import Joints
 
 EDGE = 1.0  # px by which a box may stick out of its picture: tools round differently; it is cut, and listed as mended
@@ -160,19 +160,6 @@ class Marked(Pictures):
         """Some of the pictures, in the given order."""
         paths, objects = [self.paths[i] for i in indices], [self.objects[i] for i in indices]
         return replace(self, paths=paths, objects=objects)
-
-
-def hold_out_marked(data: Marked, place: str) -> tuple[Marked, Marked]:
-    """Training and validation part: every tenth picture, always the same ones, is held out.
-
-    Raises:
-        UserError: a single picture.
-    """
-    if len(data) < 2:
-        raise UserError(f"{place} needs two pictures, one to train and one to validate")
-    step = round(1 / VAL_SHARE)
-    held_out = list(range(0, len(data), step))
-    return data.subset([i for i in range(len(data)) if i % step]), data.subset(held_out)
 
 
 def stop_at(problems: list[Problem], source: str) -> None:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -105,6 +105,33 @@ def class_order(names: Iterable[str]) -> list[str]:
     distinct = set(names)
     numeric = all(name.isdecimal() for name in distinct)
     return sorted(distinct, key=lambda name: (int(name), name) if numeric else name)
+
+
+class Parted(Protocol):
+    """A list of which a part can be taken."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Any) -> Any:
+        """Some of the pictures, in the given order."""
+
+
+P = TypeVar("P", bound=Parted)
+
+
+def hold_out_tenth(pictures: P, place: str) -> tuple[P, P]:
+    """Training and validation part: every tenth picture, always the same ones, is held out.
+
+    Args:
+        place: what the message calls them.
+
+    Raises:
+        UserError: a single picture.
+    """
+    if len(pictures) < 2:
+        raise UserError(f"{place} needs two pictures, one to train and one to validate")
+    step, places = round(1 / VAL_SHARE), range(len(pictures))
+    return pictures.subset([i for i in places if i % step]), pictures.subset(places[::step])
 
 
 def hold_out(pictures: Divisible, place: str) -> tuple[Divisible, Divisible]:

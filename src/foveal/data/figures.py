@@ -7,7 +7,6 @@ Lengths are in units of the body's height; x points to the right of the picture,
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .._errors import UserError
 from ._bodies import Bodies, Crop
 from ._objects import Objects, Problem
-from ._pictures import VAL_SHARE, Pictures
+from ._pictures import Pictures
 from ._shapes import tight
 from ._skeleton import Joints, pairs_of_sides, usual_sigmas
-from .scenes import Garments, background, garments_of_parts
+from .scenes import Garments, asked, background, garments_of_parts
 
 COUNT = 1000
-HEIGHT = 128
 BODIES = (1, 2, 1, 3)  # in pictures whose numbers leave 0, 1, 2, 3 when divided by 4
 NAMES = (
     "nose",
@@ -472,13 +469,5 @@ def figures(name: str) -> tuple[Figures, Figures]:
     Raises:
         UserError: another name, no picture, a height below 64 or above 2048.
     """
-    match = re.fullmatch(r"figures(?::(\d{1,9})(?:x(\d{1,9}))?)?", name)
-    if match is None:
-        raise UserError(f"unknown figures {name!r}; expected figures, figures:COUNT or figures:COUNTxHEIGHT")
-    count, height = int(match[1] or COUNT), int(match[2] or HEIGHT)
-    if count < 1:
-        raise UserError(f"{name} has no picture; expected a number above 0")
-    if not 64 <= height <= 2048:
-        raise UserError(f"the height of figures must be in 64..2048, got {height}")
-    size, (train, val) = (height, height * 5 // 4), garments_of_parts()
-    return Figures(train, size, 0, range(count)), Figures(val, size, 1, range(max(1, round(count * VAL_SHARE))))
+    (train, val), (size, *numbers) = garments_of_parts(), asked(name, "figures", COUNT, 64)
+    return Figures(train, size, 0, numbers[0]), Figures(val, size, 1, numbers[1])

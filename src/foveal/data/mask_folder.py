@@ -20,7 +20,7 @@ from PIL import Image
 from .._errors import UserError
 from ._decode import BadImage, open_image, reading
 from ._objects import read_text
-from ._pictures import VAL_SHARE, Pictures, picture_files
+from ._pictures import Pictures, picture_files
 
 MASKS = "masks", "annotations"
 PARTS = {"train": ("train", "training"), "val": ("val", "validation")}
@@ -87,18 +87,6 @@ def mask_folder(name: str, root: Path | None, _: bool) -> tuple[Masked | None, M
     if not parts:
         return _part(folder / "images", masks, classes, colours), None
     return parts.get("train"), parts.get("val")
-
-
-def hold_out_masked(data: Masked, place: str) -> tuple[Masked, Masked]:
-    """Training and validation part: every tenth picture, always the same ones, is held out.
-
-    Raises:
-        UserError: a single picture.
-    """
-    if len(data) < 2:
-        raise UserError(f"{place} needs two pictures, one to train and one to validate")
-    step = round(1 / VAL_SHARE)
-    return data.subset([i for i in range(len(data)) if i % step]), data.subset(range(0, len(data), step))
 
 
 def read_classes(folder: Path) -> tuple[list[str], np.ndarray | None]:

@@ -134,18 +134,31 @@ def scenes(name: str) -> tuple[Scenes, Scenes]:
             "scenes:COUNTxHEIGHT" also for another height, the width being 5/4 of it.
 
     Raises:
-        UserError: another name, no scene, a height below 32 or above 2048.
+        UserError: another name, no picture, a height below 32 or above 2048.
     """
-    match = re.fullmatch(r"scenes(?::(\d{1,9})(?:x(\d{1,9}))?)?", name)
+    (train, val), (size, *numbers) = garments_of_parts(), asked(name, "scenes", COUNT, 32)
+    return Scenes(train, size, 0, numbers[0]), Scenes(val, size, 1, numbers[1])
+
+
+def asked(name: str, kind: str, count: int, least: int) -> tuple[tuple[int, int], range, range]:
+    """What KIND, KIND:COUNT or KIND:COUNTxHEIGHT names: height and width of the pictures, numbers of either part.
+
+    Args:
+        count: of pictures to train on, without COUNT.
+        least: height.
+
+    Raises:
+        UserError: another name, no picture, a height below ``least`` or above 2048.
+    """
+    match = re.fullmatch(rf"{kind}(?::(\d{{1,9}})(?:x(\d{{1,9}}))?)?", name)
     if match is None:
-        raise UserError(f"unknown scenes {name!r}; expected scenes, scenes:COUNT or scenes:COUNTxHEIGHT")
-    count, height = int(match[1] or COUNT), int(match[2] or HEIGHT)
+        raise UserError(f"unknown {kind} {name!r}; expected {kind}, {kind}:COUNT or {kind}:COUNTxHEIGHT")
+    count, height = int(match[1] or count), int(match[2] or HEIGHT)
     if count < 1:
-        raise UserError(f"{name} has no scene; expected a number above 0")
-    if not 32 <= height <= 2048:
-        raise UserError(f"the height of scenes must be in 32..2048, got {height}")
-    size, (train, val) = (height, height * 5 // 4), garments_of_parts()
-    return Scenes(train, size, 0, range(count)), Scenes(val, size, 1, range(max(1, round(count * VAL_SHARE))))
+        raise UserError(f"{name} has no picture; expected a number above 0")
+    if not least <= height <= 2048:
+        raise UserError(f"the height of {kind} must be in {least}..2048, got {height}")
+    return (height, height * 5 // 4), range(count), range(max(1, round(count * VAL_SHARE)))
 
 
 def compose(garments: Garments, size: tuple[int, int], rng: np.random.RandomState) -> Scene:

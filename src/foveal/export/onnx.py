@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .._errors import UserError, cause
+from ..runtime import File
 from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
@@ -64,25 +63,12 @@ def _name_axes(model: Any) -> None:
 
 def load(path: Path, threads: int = 1) -> Runner:
     """Run a file in ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(None, {"images": images})))
-
-    return run
+    return File(str(path), threads=threads).run
 
 
 def read(path: Path) -> str:
     """The metadata's text."""
-    import onnx
-
-    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}[KEY]
+    return File(str(path), quick=True).notes[KEY]
 
 
 TARGET = register(

@@ -29,6 +29,7 @@ class File:
     Args:
         name: its path.
         quick: to be asked and not to be run.
+        threads: of the processor; 0 leaves it to ONNX Runtime.
 
     Attributes:
         about: its metadata under ``KEY``; None in a file that foveal has not written.
@@ -40,7 +41,7 @@ class File:
         UserError: no such file, onnxruntime is not installed, no ONNX model, malformed metadata.
     """
 
-    def __init__(self, name: str, quick: bool = False):
+    def __init__(self, name: str, quick: bool = False, threads: int = 0):
         if not Path(name).is_file():
             raise UserError(f"no such file: {name}")
         try:
@@ -48,6 +49,7 @@ class File:
         except ImportError:
             raise UserError("an ONNX file needs onnxruntime: pip install 'foveal[runtime]'") from None
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors are raised
         if quick:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

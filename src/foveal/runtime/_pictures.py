@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..data import fitted
+from ._file import Model
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -82,6 +83,24 @@ def whole(
     seen = normalized(picture, mean, std)
     H, W = fixed or (config["pad"] * math.ceil(side / config["pad"]) for side in (h, w))
     return np.pad(seen, ((0, 0), (0, H - h), (0, W - w))), (h, w)
+
+
+class WholeModel(Model):
+    """A model that sees a whole picture; see ``whole``."""
+
+    def _read(self) -> None:
+        for name in ("image_size", "max_size", "pad"):
+            self.config[name] = int(self.config[name])
+        self.config["square"] = bool(self.config["square"])
+
+    def transform(self) -> Any:
+        """From a sample of data to what ``stack`` takes."""
+        return self._seen
+
+    def _seen(self, sample: dict, draw: Any = None) -> dict:
+        picture: Image.Image = sample["image"]
+        image, size = whole(picture, self.config, self.file.size, self.mean, self.std)
+        return sample | {"image": image, "size": np.array(size), "original": np.array([picture.height, picture.width])}
 
 
 def enlarged(values: np.ndarray, size: Sequence[int]) -> np.ndarray:

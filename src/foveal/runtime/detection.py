@@ -6,37 +6,23 @@ import numpy as np
 from PIL import Image
 
 from .._errors import UserError
-from ._file import Model
-from ._pictures import enlarged, whole
+from ._pictures import WholeModel, enlarged
 
 
-class Detector(Model):
-    """A detector of an ONNX file.
-
-    Attributes:
-        square: whether pictures are squeezed into a square.
-    """
+class Detector(WholeModel):
+    """A detector of an ONNX file."""
 
     needs = ("boxes", "scores", "labels", "pictures")
 
-    def _read(self) -> None:
-        for name in ("image_size", "max_size", "pad"):
-            self.config[name] = int(self.config[name])
-        self.square = self.config["square"] = bool(self.config["square"])
+    @property
+    def square(self) -> bool:
+        """Whether pictures are squeezed into a square."""
+        return self.config["square"]
 
     @property
     def masks(self) -> bool:
         """Whether predictions have masks."""
         return "masks" in self.file.outputs
-
-    def transform(self) -> Any:
-        """From a sample of data to what ``stack`` takes."""
-        return self._seen
-
-    def _seen(self, sample: dict, draw: Any = None) -> dict:
-        picture: Image.Image = sample["image"]
-        image, size = whole(picture, self.config, self.file.size, self.mean, self.std)
-        return sample | {"image": image, "size": np.array(size), "original": np.array([picture.height, picture.width])}
 
     def predict(self, batch: dict, threshold: float = 0.0) -> list[dict[str, np.ndarray]]:
         """A batch -> for each picture what ``detect`` gives; a picture at a time, for the file takes one to fill it."""

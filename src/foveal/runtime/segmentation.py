@@ -1,36 +1,22 @@
 """Segmenters."""
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
 from .._errors import UserError
 from .._views import AT_ONCE, Views
-from ._file import Model
-from ._pictures import enlarged, whole
+from ._pictures import WholeModel, enlarged
 
 
-class Segmenter(Model):
+class Segmenter(WholeModel):
     """A segmenter of an ONNX file."""
 
     needs = ("logits",)
 
     def _read(self) -> None:
-        for name in ("image_size", "max_size", "pad"):
-            self.config[name] = int(self.config[name])
-        self.config["square"] = bool(self.config["square"])
+        super()._read()
         if not self.decoding["full_size"]:
             raise UserError(f"{self.name} gives logits at a quarter of the size: export it without --raw")
-
-    def transform(self) -> Any:
-        """From a sample of data to what ``stack`` takes."""
-        return self._seen
-
-    def _seen(self, sample: dict, draw: Any = None) -> dict:
-        picture: Image.Image = sample["image"]
-        image, size = whole(picture, self.config, self.file.size, self.mean, self.std)
-        return sample | {"image": image, "size": np.array(size), "original": np.array([picture.height, picture.width])}
 
     def predict(self, batch: dict, views: Views = AT_ONCE) -> list[np.ndarray]:
         """A batch -> for each picture what ``segment`` gives."""

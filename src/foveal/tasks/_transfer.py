@@ -125,6 +125,11 @@ class Transfer(Task, ABC):
         path.write_text(json.dumps(self.config(), indent=2))
 
 
+def summed(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """{"loss": the sum of the parts, and the parts without a graph}."""
+    return {"loss": torch.stack(list(parts.values())).sum()} | {k: v.detach() for k, v in parts.items()}
+
+
 def load_weights(model: PyramidModel, path: Path, other: Callable[[], PyramidModel]) -> None:
     """Load a file of a model's weights; what depends on the classes is left as it is where their number differs.
 
@@ -152,7 +157,10 @@ class Trained:
         name: what it was loaded from.
         config: its config.json.
         classes: their names.
+        stack: from samples, as ``transform`` makes them, to a batch.
     """
+
+    stack: Callable[[list[dict]], dict]
 
     def __init__(self, name: str, model: PyramidModel, config: dict[str, Any], device: str, precision: str):
         self.name, self.config = name, config

@@ -13,7 +13,7 @@ from ..detection import DETECTORS, Detector
 from ..metrics.coco import CocoAP
 from ..necks import Registry
 from ._task import Card
-from ._transfer import Trained, Transfer, TransferArgs, load_model
+from ._transfer import Trained, Transfer, TransferArgs, load_model, summed
 
 PYTHON = """\
 from foveal import load_detector
@@ -58,6 +58,7 @@ class Detection(Transfer):
     """A detector, its losses and COCO's average precision; see ``Transfer``."""
 
     best = "AP"
+    stack = staticmethod(stack_marked)
     args: DetectionArgs
     model: Detector
 
@@ -71,7 +72,7 @@ class Detection(Transfer):
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "size": [B, 2], "target": B dicts} -> {"loss": scalar, and the parts of it}."""
         parts = self.model.losses(self.model(batch["image"], batch["size"]), batch["target"])
-        return {"loss": torch.stack(list(parts.values())).sum()} | {k: v.detach() for k, v in parts.items()}
+        return summed(parts)
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:
@@ -92,10 +93,6 @@ class Detection(Transfer):
     def transform(self, train: bool) -> BoxTransform:
         """Resized and normalised as the backbone expects; in training augmented."""
         return transform(self.model, self.config(), self.args.augment if train else None)
-
-    @staticmethod
-    def stack(samples: list[dict]) -> dict:
-        return stack_marked(samples)
 
 
 def transform(model: Detector, config: dict[str, Any], augment: BoxAugment | None) -> BoxTransform:
@@ -123,6 +120,8 @@ def predict(model: Detector, batch: dict, threshold: float = 0.0) -> list[dict[s
 class DetectorModel(Trained):
     """A trained detector with its classes and preprocessing, in evaluation mode; see ``Trained``."""
 
+    stack = staticmethod(stack_marked)
+
     @property
     def masks(self) -> bool:
         """Whether predictions have masks."""
@@ -136,11 +135,6 @@ class DetectorModel(Trained):
     def transform(self) -> BoxTransform:
         """From a sample of data to what ``stack`` takes."""
         return transform(self.model, self.config, None)
-
-    @staticmethod
-    def stack(samples: list[dict]) -> dict:
-        """From samples to a batch."""
-        return stack_marked(samples)
 
     @torch.inference_mode()
     def predict(self, batch: dict, threshold: float = 0.0) -> list[dict[str, torch.Tensor]]:

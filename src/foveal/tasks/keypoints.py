@@ -14,7 +14,7 @@ from ..keypoints import ESTIMATORS, STRIDE, Estimator
 from ..metrics import OksAP
 from ..necks import Registry
 from ._task import Card
-from ._transfer import Trained, Transfer, TransferArgs, load_model
+from ._transfer import Trained, Transfer, TransferArgs, load_model, summed
 
 PYTHON = """\
 from foveal import load_keypoints
@@ -73,6 +73,7 @@ class Keypoints(Transfer):
     """
 
     best = "AP"
+    stack = staticmethod(stack_bodies)
     args: KeypointArgs
     model: Estimator
 
@@ -90,7 +91,7 @@ class Keypoints(Transfer):
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "positions": [B, K, 2], "weights": [B, K]} -> {"loss": scalar, and parts}."""
         parts = self.model.losses(self.model(batch["image"]), batch)
-        return {"loss": torch.stack(list(parts.values())).sum()} | {k: v.detach() for k, v in parts.items()}
+        return summed(parts)
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:
@@ -108,10 +109,6 @@ class Keypoints(Transfer):
     def transform(self, train: bool) -> JointTransform:
         """Cut out, resized and normalised as the backbone expects; in training augmented."""
         return transform(self.config(), self.args.augment if train else None)
-
-    @staticmethod
-    def stack(samples: list[dict]) -> dict:
-        return stack_bodies(samples)
 
     def example(self) -> dict:
         """A batch of one blank image."""
@@ -158,6 +155,8 @@ class KeypointModel(Trained):
         categories: names of the kinds of bodies that it was trained on.
     """
 
+    stack = staticmethod(stack_bodies)
+
     def __init__(self, *args: Any):
         super().__init__(*args)
         check_sides(self.config["image_size"], self.config["max_size"])
@@ -166,11 +165,6 @@ class KeypointModel(Trained):
     def transform(self) -> JointTransform:
         """From a sample of data to what ``stack`` takes."""
         return transform(self.config, None)
-
-    @staticmethod
-    def stack(samples: list[dict]) -> dict:
-        """From samples to a batch."""
-        return stack_bodies(samples)
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:

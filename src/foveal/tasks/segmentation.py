@@ -14,7 +14,7 @@ from ..metrics import MeanIoU
 from ..necks import Registry
 from ..segmentation import SEGMENTERS, Segmenter
 from ._task import Card
-from ._transfer import Trained, Transfer, TransferArgs, load_model
+from ._transfer import Trained, Transfer, TransferArgs, load_model, summed
 
 PYTHON = """\
 from foveal import load_segmenter
@@ -60,13 +60,14 @@ class Segmentation(Transfer):
     """A segmenter, its loss and mean IoU; see ``Transfer``."""
 
     best = "mIoU"
+    stack = staticmethod(stack_masked)
     args: SegmentationArgs
     model: Segmenter
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "mask": B of [H, W]} -> {"loss": scalar, and the parts of it}."""
         parts = self.model.losses(self.model(batch["image"]), padded_masks(batch))
-        return {"loss": torch.stack(list(parts.values())).sum()} | {k: v.detach() for k, v in parts.items()}
+        return summed(parts)
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[torch.Tensor]:
@@ -83,10 +84,6 @@ class Segmentation(Transfer):
     def transform(self, train: bool) -> MaskTransform:
         """Resized and normalised as the backbone expects; in training augmented and cropped."""
         return transform(self.config(), self.args.augment if train else None)
-
-    @staticmethod
-    def stack(samples: list[dict]) -> dict:
-        return stack_masked(samples)
 
     def config(self) -> dict[str, Any]:
         masks = dict(ignore_index=self.args.ignore_index, reduce_zero_label=self.args.reduce_zero_label)
@@ -151,14 +148,11 @@ def starts(length: int, side: int, stride: int) -> Sequence[int]:
 class SegmenterModel(Trained):
     """A trained segmenter with its classes and preprocessing, in evaluation mode; see ``Trained``."""
 
+    stack = staticmethod(stack_masked)
+
     def transform(self) -> MaskTransform:
         """From a sample of data to what ``stack`` takes."""
         return transform(self.config, None)
-
-    @staticmethod
-    def stack(samples: list[dict]) -> dict:
-        """From samples to a batch."""
-        return stack_masked(samples)
 
     @torch.inference_mode()
     def predict(self, batch: dict, views: Views = AT_ONCE) -> list[torch.Tensor]:
