@@ -1,5 +1,6 @@
 """ONNX files, run by ONNX Runtime."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,29 @@ OPSET = 20
 def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list[Path]:
     """Write the file: opset 20, weights inside, axes named batch, height and width; see ``Target``."""
     import onnx
-    import torch
 
     free = () if options.fixed else TARGET.dynamic
+    if free not in prepared.onnx:  # which OpenVINO starts from, too
+        prepared.onnx[free] = _exported(prepared, free)
+    model = copy.deepcopy(prepared.onnx[free])
+    if options.dtype == "fp16":
+        from .quantize import half
+
+        model = half(model)
+    if options.dtype == "int8":
+        from .quantize import static_int8
+
+        model = static_int8(model, options.calibration, options.symmetric)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: text})
+    onnx.save(model, path)
+    return [path]
+
+
+def _exported(prepared: Prepared, free: tuple[str, ...]) -> Any:
+    """The graph as an ONNX model in float32."""
+    import torch
+
     program = prepared.program(free)
     try:
         with quiet():
@@ -37,18 +58,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
         raise UserError(f"ONNX does not take {prepared.source.stem}: {cause(error)}") from None
     if free:
         _name_axes(model)
-    if options.dtype == "fp16":
-        from .quantize import half
-
-        model = half(model)
-    if options.dtype == "int8":
-        from .quantize import static_int8
-
-        model = static_int8(model, options.calibration, options.symmetric)
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {KEY: text})
-    onnx.save(model, path)
-    return [path]
+    return model
 
 
 def _name_axes(model: Any) -> None:

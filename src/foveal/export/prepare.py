@@ -63,6 +63,7 @@ class Prepared:
         outputs: what the graph gives.
         decoding: what has been done to the outputs and what is left to do.
         size: height and width in pixels of the example.
+        programs, onnx: what was made of it so far, for the next target.
     """
 
     source: Source
@@ -71,6 +72,7 @@ class Prepared:
     decoding: dict[str, Any]
     size: tuple[int, int]
     programs: dict[Any, ExportedProgram] = field(default_factory=dict)
+    onnx: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @property
     def counted(self) -> bool:
