@@ -987,7 +987,10 @@ def test_check_of_right_data(folder, capsys):
     }
     code, out, err = command(capsys, "check", folder / "data.json")
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "problems: none"
+    assert out.splitlines()[-2:] == [
+        "problems: none",
+        f"next: foveal train quickstart_detection --data {folder / 'data.json'}",
+    ]
     for row in ("pictures without objects 1", "smallest box, px 8x7", "class dog 2"):
         assert row in [" ".join(line.split()) for line in out.splitlines()]
 
@@ -1000,8 +1003,8 @@ def test_check_lists_all_problems(folder, capsys):
     assert lines[0].startswith(f"{file}: {FIRST}: the box (50, 10, 70, 40) sticks out")
     assert lines[1].startswith(f"{file}: annotation id 13 (image id 2, file b.png): another annotation has this id too")
     assert lines[2].startswith(f"{folder}/c.png: image id 3: the picture is 10x10, the annotation is for 64x48")
-    assert lines[-2].startswith("boxes that stick out of their picture by a pixel at most and are cut: 1;")
-    assert lines[-1] == "problems: 3"
+    assert lines[-3].startswith("boxes that stick out of their picture by a pixel at most and are cut: 1;")
+    assert lines[-2:] == ["problems: 3", "next: --clean FILE.json writes what is right"]
     code, out, _ = command(capsys, "check", file, "--json")
     answer = json.loads(out)
     assert code == 1

@@ -229,7 +229,18 @@ def test_accumulation_is_a_larger_batch(tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_compiled_model_learns_the_same(name, tmp_path, monkeypatch):
     """The C++ backend is left out, since a machine may have no compiler."""
-    extra = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8"]
+    extra = [
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+        "--batch-size",
+        "8",
+        "--model",
+        "test_convnext",
+        "--model-args",
+        "{}",
+    ]
     assert main(["train", *plain_run(name, tmp_path / "plain", *extra)]) == 0
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
     assert main(["train", *plain_run(name, tmp_path / "compiled", *extra, "--compile")]) == 0

@@ -125,7 +125,7 @@ def check(
         print(json.dumps({"data": data, "kind": kind, **listed, "parts": summaries, "clean": [*map(str, written)]}))
     else:
         _show(problems, mended, summaries, written)
-        if problems and clean is None and kind in ("detection", "keypoints"):
+        if problems and parts and clean is None and kind in ("detection", "keypoints"):
             print("next: --clean FILE.json writes what is right")
         elif not problems:
             print(f"next: foveal train {TRAINED_BY[kind]} --data {data}" + (f" --root {root}" if root else ""))
