@@ -370,3 +370,14 @@ def test_module_is_the_command():
     assert answer.stdout == ""
     assert len(answer.stderr.splitlines()) == 1
     assert answer.stderr.startswith("foveal: unknown table '9.9'")
+
+
+def test_a_reader_that_has_read_enough():
+    """As ``foveal data | head -1``: what was read is there, and nothing is said."""
+    command = [sys.executable, "-c", "import sys; from foveal.cli import main; sys.exit(main(['data']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # before the command writes
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait() == 141

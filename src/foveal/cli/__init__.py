@@ -1,5 +1,7 @@
 """The command line: one thin file per command."""
 
+import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -49,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("foveal: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads has read enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def changed(options: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def show_parts(kind: str, parts: Sequence[dict[str, Any]], columns: dict[str, st
     """
     seen = [part for part in parts if not math.isnan(part[figure])]
     title = PLURALS[kind] if every else f"worst {PLURALS[kind]}"
-    table = Table(kind, title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(kind, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in columns.values():
         table.add_column(name, justify="right", no_wrap=True)
     for part in parts if every else sorted(seen, key=lambda part: part[figure])[:WORST]:

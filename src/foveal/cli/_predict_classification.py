@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,7 @@ def predict_classes(
     files = find_files(pictures, SUFFIXES)
     classifier = load_model("classification", model, preprocessing=preprocessing, device=device)
     top = min(top, classifier.num_classes)
-    table = Table("picture", *(f"{i + 1}." for i in range(top)))
+    table = Table("picture", *(f"{i + 1}." for i in range(top)), box=SIMPLE_HEAD, pad_edge=False)
     for path, _ in files:
         try:
             labels = likeliest_classes(classifier, open_image(path), top)
@@ -47,7 +48,7 @@ def predict_classes(
         else:
             table.add_row(str(path), *(f"{name} {100 * score:.1f} %" for name, score in labels))
     if not as_json:
-        Console().print(table)
+        Console(highlight=False, markup=False).print(table)
         print(f"next: foveal eval {model} --data DATA")
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -67,7 +68,7 @@ def look_at(
     drawings = [] if out is None else new_files(files, out, KNOWN)
     look = load()
     make_folders(drawings)
-    table, console = Table("file", what), Console(stderr=True)
+    table, console = Table("file", what, box=SIMPLE_HEAD, pad_edge=False), Console(stderr=True)
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
         for number, (path, _) in enumerate(progress.track(files, description="files")):
             drawing = drawings[number] if drawings else None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +38,7 @@ def predict_pixels(
         overlays = new_files(files, out / "overlays", SUFFIXES)
     segmenter = load_model("segmentation", model, device=device)
     make_folders(masks + overlays)
-    table = Table("picture", "share of the pixels")
+    table = Table("picture", "share of the pixels", box=SIMPLE_HEAD, pad_edge=False)
     for number, (path, _) in enumerate(files):
         try:
             picture = open_image(path)

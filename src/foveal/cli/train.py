@@ -40,6 +40,7 @@ from ..recipes import RECIPES
 from ._load import check_device
 
 DRY_STEPS = 5  # measured, behind two that warm up
+FEW = 5  # steps an epoch, below which little is learned
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
@@ -175,6 +176,8 @@ def train_run(
             left_out = [str(p) for data in (train_data, val_data) for p in getattr(data, "problems", ())]
             for message in dict.fromkeys(left_out):  # a part that was held out has those of the whole
                 log.say(f"left out: {message}")
+            if steps < FEW:
+                log.say(f"an epoch has {steps} step(s); a smaller --batch-size makes more of them")
             if training.step:
                 log.say(f"going on behind step {training.step} of {run.epochs * steps}")
             try:
