@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from foveal.analysis._result import overlay, spread
 from foveal.analysis.fourier import log_amplitude
 from foveal.analysis.similarity import pairwise
 from foveal.cli import main
+from foveal.data import load_data
+from foveal.engine.checkpoint import write_model
+from foveal.tasks import DetectionArgs, SegmentationArgs
 
 PEERS = {  # of each kind: tokens with a prefix, convolutions, windows [B, H, W, C], reduced keys, unfolded patches
     "deit_tiny_patch16_224": 12,
@@ -484,3 +488,25 @@ def test_a_map_of_nothing_stays_grey():
     drawn = overlay(picture, np.full((1, 1), np.nan))
     assert drawn.shape == picture.shape
     assert np.ptp(drawn, axis=2).max() == 0
+
+
+@pytest.mark.parametrize(("task", "model"), [("detection", "test_mat"), ("segmentation", "test_convnext")])
+def test_of_other_tasks_the_backbone_is_looked_at(task, model, tmp_path, capsys):
+    sizes: Any = dict(model=model, image_size=64, max_size=96)
+    args = {
+        "detection": DetectionArgs(detector="fcos", detector_args={"channels": 32}, **sizes),
+        "segmentation": SegmentationArgs(segmenter="semantic_fpn", **sizes),
+    }[task]
+    built = args.build(load_data("scenes:16", kind=task)[0])
+    (tmp_path / "run").mkdir()
+    write_model(built, built.model.state_dict(), tmp_path / "run")
+    run = str(tmp_path / "run")
+    for what in ("fourier", "receptive"):
+        assert main(["analyze", what, run, "--num-images", "2", "--out", str(tmp_path / what)]) == 0
+        with np.load(tmp_path / what / f"{what}.npz") as found:
+            about = json.loads(str(found["metadata"]))["models"]
+        assert about == [{"model": run, "weights": f"{run}, the backbone", "size": [64, 96]}]
+    capsys.readouterr()
+    for what in ("gradcam", "interaction"):
+        assert main(["analyze", what, run, "--num-images", "2", "--out", str(tmp_path / what)]) == 2
+        assert f"{run} is no classifier: it gives" in capsys.readouterr().err

@@ -141,7 +141,10 @@ def find_blocks(model: nn.Module, images: torch.Tensor, name: str) -> list[str]:
 def find_levels(model: nn.Module, name: str) -> list[str]:
     """Names of the modules whose outputs are the levels of timm's ``feature_info``; raises UserError without any."""
     modules = dict(model.named_modules())
-    levels = [level["module"] for level in getattr(model, "feature_info", []) if level["module"] in modules]
+    info: Any = getattr(model, "feature_info", [])
+    if not isinstance(info, list):  # timm has taken the model apart, and its stages.0 is called stages_0
+        info = [{"module": level["module"].replace(".", "_")} for level in info.info]
+    levels = [level["module"] for level in info if level["module"] in modules]
     if not levels:
         raise UserError(f"{name} does not say which of its layers give maps; name them")
     return levels

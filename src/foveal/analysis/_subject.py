@@ -199,11 +199,17 @@ def choose_classes(subject: Subject, logits: torch.Tensor, class_index: int | No
     Raises:
         UserError: no classifier gives such logits, or there is no such class.
     """
-    name = subject.name
-    if getattr(subject.model, "num_classes", None) == 0 or logits.ndim != 2 or logits.shape[1] < 2:
-        raise UserError(f"{name} is no classifier: it gives {[*logits.shape]} for {len(logits)} pictures")
+    check_classifier(subject, logits)
     if class_index is None:
         return logits.argmax(dim=1)
     if not 0 <= class_index < logits.shape[1]:
-        raise UserError(f"{name} has the classes 0 to {logits.shape[1] - 1}, got {class_index}")
+        raise UserError(f"{subject.name} has the classes 0 to {logits.shape[1] - 1}, got {class_index}")
     return torch.full((len(logits),), class_index, device=logits.device)
+
+
+def check_classifier(subject: Subject, output: Any) -> None:
+    """Raise UserError unless a model's output are logits [B, classes]."""
+    if not isinstance(output, torch.Tensor):
+        raise UserError(f"{subject.name} is no classifier: it gives {len(output)} maps")
+    if getattr(subject.model, "num_classes", None) == 0 or output.ndim != 2 or output.shape[1] < 2:
+        raise UserError(f"{subject.name} is no classifier: it gives {[*output.shape]} for {len(output)} pictures")

@@ -36,6 +36,7 @@ from ._subject import (
     Progress,
     Setting,
     Subject,
+    check_classifier,
     choose_classes,
     load_pictures,
     load_subjects,
@@ -279,8 +280,9 @@ def interaction(
     for k, subject in enumerate(subjects):
         images = torch.cat([*subject.images(pictures, setting.batch)])
         with torch.inference_mode():
-            logits = torch.cat([call(subject.model, part, subject.name) for part in images.split(setting.batch)])
-        labels = choose_classes(subject, logits.cpu(), class_index)
+            logits = [call(subject.model, part, subject.name) for part in images.split(setting.batch)]
+        check_classifier(subject, logits[0])
+        labels = choose_classes(subject, torch.cat(logits).cpu(), class_index)
         true = true_classes(subject, setting, NUM_IMAGES) if class_index is None else None
         if true is not None:
             labels = torch.tensor(true)

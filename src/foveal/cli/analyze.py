@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field, make_dataclass
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -17,9 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .._errors import unknown
-from ..analysis import ANALYSES, Report, Result, Setting, report
+from .._models import weights_folder
+from ..analysis import ANALYSES, Report, Result, Setting, Subject, load_subject, report
 from ..analysis._result import check_new, new_figure
-from ._load import check_device
+from ._load import check_device, kind_of, load_model
 
 COMMANDS: Mapping[str, Callable[..., Result | Report]] = {**ANALYSES, "report": report}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
@@ -31,7 +32,8 @@ def main(argv: list[str]) -> int:
         print("usage: foveal analyze WHAT MODEL... [options]   (foveal analyze WHAT --help says more)\n")
         for name, function in COMMANDS.items():
             print(f"  {name:12s} {sentence(function)}")
-        print("\nMODEL is a timm name or the folder of a run. Next: foveal analyze fourier mat_1")
+        print("\nMODEL is a timm name or the folder of a run, of which the backbone is looked at")
+        print("next: foveal analyze fourier mat_1")
         return 0
     what = argv[0]
     if what not in COMMANDS:
@@ -53,8 +55,9 @@ def main(argv: list[str]) -> int:
     if "parts" in inspect.signature(function).parameters:
         values["parts"] = out
     new_figure(1, 1)  # says now, and not behind minutes of work, that matplotlib is missing
+    models = [opened(name, values["setting"]) for name in values.pop("models")]
     with shown(what) as progress:
-        result = function(values.pop("models"), **values, progress=progress)
+        result = function(models, **values, progress=progress)
     files = result.write(out)
     for part in out.glob("*.part"):
         part.unlink()
@@ -67,6 +70,20 @@ def main(argv: list[str]) -> int:
     else:
         print(f'next: look at {files[1]}; the numbers: numpy.load("{files[0]}")')
     return 0
+
+
+def opened(name: str, setting: Setting) -> str | Subject:
+    """A model as analyses take it: of a run of another task than classification its backbone, which has no classes."""
+    kind = kind_of(name) if Path(name).is_dir() else "classification"
+    if kind == "classification":
+        return name
+    trained = load_model(kind, name, device=setting.device)
+    sides = trained.config["image_size"], trained.config["max_size"]
+    body = trained.model.backbone.body
+    if setting.size is None:
+        setting = replace(setting, size=sides[::-1] if kind == "keypoints" else sides)
+    backbone = load_subject(getattr(body, "model", body), setting)
+    return replace(backbone, name=name, weights=f"{weights_folder(Path(name))}, the backbone")
 
 
 def sentence(function: Callable) -> str:

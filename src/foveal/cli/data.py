@@ -126,7 +126,7 @@ def check(
     else:
         _show(problems, mended, summaries, written)
         if problems and parts and clean is None and kind in ("detection", "keypoints"):
-            print("next: --clean FILE.json writes what is right")
+            print(f"next: --clean {'FOLDER' if len(parts) > 1 else 'FILE.json'} writes what is right")
         elif not problems:
             print(f"next: foveal train {TRAINED_BY[kind]} --data {data}" + (f" --root {root}" if root else ""))
     return 1 if problems else 0
