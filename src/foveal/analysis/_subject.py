@@ -1,6 +1,6 @@
 """What is analyzed: models by name, and the pictures that they see."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from .._errors import UserError
 from .._models import create_model, weights_folder
 from ..data import SUFFIXES, Pictures, open_image
 from ..data.scenes import scenes
+from ._capture import check_layers, module_name
 
 SCENE_HEIGHT = 256
 
@@ -93,12 +94,17 @@ class Subject:
         return (image.cpu().permute(1, 2, 0) * std + mean).clamp(0, 1)
 
 
-def load_subjects(models: Sequence[str | nn.Module | Subject], setting: Setting) -> list[Subject]:
+def load_subjects(
+    models: Sequence[str | nn.Module | Subject], setting: Setting, layers: Iterable[str] = ()
+) -> list[Subject]:
     """Models made ready, from their names, from folders of runs, or built already.
+
+    Args:
+        layers: modules that all of them must have.
 
     Raises:
         UserError: no model, one that comes twice, an unknown name, a folder without a model, a size that it does not
-            take.
+            take, a layer that it does not have.
     """
     if not models:
         raise UserError("no model given; timm.list_models() names those that can stand here")
@@ -107,7 +113,26 @@ def load_subjects(models: Sequence[str | nn.Module | Subject], setting: Setting)
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{name} is given twice")
+    for subject in subjects:
+        check_layers(subject.model, map(module_name, layers))
     return subjects
+
+
+def watched(
+    subjects: Sequence[Subject], pictures: Sequence[Image.Image], setting: Setting, progress: Progress
+) -> Iterator[tuple[Subject, Iterator[torch.Tensor]]]:
+    """Each model with the pictures as it sees them, in batches [B, 3, H, W]; ``progress`` is told of each."""
+    done = 0
+
+    def batches(subject: Subject) -> Iterator[torch.Tensor]:
+        nonlocal done
+        for images in subject.images(pictures, setting.batch):
+            yield images
+            done += len(images)
+            progress(done, len(subjects) * len(pictures))
+
+    for subject in subjects:
+        yield subject, batches(subject)
 
 
 def load_subject(model: str | nn.Module | Subject, setting: Setting) -> Subject:

@@ -11,9 +11,8 @@ from torch import nn
 
 from .._errors import UserError
 from ._attention import Attention, read_attention
-from ._capture import check_layers
 from ._result import Result, broken, new_figure, overlay, scale, slug, spread
-from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent, watched
 
 NUM_IMAGES = 3
 SHOWN = 8  # layers of a figure
@@ -130,26 +129,21 @@ def attention(
     """
     if len(queries) % 2 or not all(0 <= share < 1 for share in queries):
         raise UserError(f"queries are pairs y x of shares in [0, 1), got {' '.join(map(str, queries))}")
-    subjects = load_subjects(models, setting)
-    for subject in subjects:
-        check_layers(subject.model, layers)
+    subjects = load_subjects(models, setting, layers)
     images = load_pictures(setting, NUM_IMAGES)
     pictures: dict[str, np.ndarray] = {}
     maps: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     unread: dict[str, dict[str, str]] = {}
-    done = 0
-    for subject in subjects:
+    for subject, batches in watched(subjects, images, setting, progress):
         parts: dict[str, dict[str, list[torch.Tensor]]] = {}
         seen = []
-        for batch in subject.images(images, setting.batch):
+        for batch in batches:
             seen += [subject.shown(image).numpy() for image in batch]
             found, unread[subject.name] = read_attention(subject, batch, layers)
             for layer, kinds in found.items():
                 for one in kinds:
                     for kind, received in (at_queries(one, queries) if queries else {one.kind: one.received}).items():
                         parts.setdefault(kind, {}).setdefault(layer, []).append(received.cpu())
-            done += len(batch)
-            progress(done, len(subjects) * len(images))
         if not parts:
             raise UserError(f"{subject.name} has no layer in which every position attends to all; leave out --queries")
         pictures[subject.name] = np.stack(seen)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from .._errors import UserError
-from ._capture import capture_maps, check_layers, find_blocks, module_name
+from ._capture import capture_maps, find_blocks
 from ._result import MARKERS, STYLES, Result, broken, new_figure, spread
-from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent, watched
 
 EPS = 1e-6  # below any amplitude that counts; the logarithm of 0 would not be finite
 NUM_IMAGES = 64
@@ -151,18 +151,15 @@ def fourier(
     Raises:
         UserError: an unknown model or layer, an output that is no map, a map of one position.
     """
-    subjects = load_subjects(models, setting)
-    for subject in subjects:
-        check_layers(subject.model, map(module_name, layers))
+    subjects = load_subjects(models, setting, layers)
     pictures = load_pictures(setting, NUM_IMAGES)
     curves: dict[str, dict[str, np.ndarray]] = {}
     spectra: dict[str, dict[str, np.ndarray]] = {}
-    done = 0
-    for subject in subjects:
+    for subject, batches in watched(subjects, pictures, setting, progress):
         names = list(layers)
         logs: dict[str, torch.Tensor] = {}
         amplitudes: dict[str, torch.Tensor] = {}
-        for images in subject.images(pictures, setting.batch):
+        for images in batches:
             names = names or find_blocks(subject.model, images, subject.name)
             maps = capture_maps(subject.model, names, images, subject.name)
             for layer, x in maps.items():
@@ -172,8 +169,6 @@ def fourier(
                 amplitude = torch.fft.fft2(x.float()).abs()  # [B, C, H, W]
                 logs[layer] = logs.get(layer, 0) + log_amplitude(amplitude)
                 amplitudes[layer] = amplitudes.get(layer, 0) + amplitude.log1p().mean(1).sum(0).cpu().double()
-            done += len(images)
-            progress(done, len(subjects) * len(pictures))
         curves[subject.name] = {name: (total / len(pictures)).numpy() for name, total in logs.items()}
         spectra[subject.name] = {
             name: torch.fft.fftshift(total / len(pictures)).numpy() for name, total in amplitudes.items()

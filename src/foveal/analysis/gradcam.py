@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .._errors import UserError
-from ._capture import as_maps, call, check_layers, find_levels, severed
+from ._capture import as_maps, call, find_levels, severed
 from ._result import Result, new_figure, overlay, scale
-from ._subject import DEFAULT, Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, choose_classes, load_pictures, load_subjects, silent, watched
 
 NUM_IMAGES = 4
 
@@ -98,20 +98,15 @@ def gradcam(
         UserError: an unknown model, layer or class, a model without classes, a layer that is no map or that the class
             does not depend on.
     """
-    subjects = load_subjects(models, setting)
-    for subject in subjects:
-        check_layers(subject.model, [layer] if layer is not None else [])
+    subjects = load_subjects(models, setting, [layer] if layer is not None else [])
     pictures = load_pictures(setting, NUM_IMAGES)
     layers, classes, maps, shown = {}, {}, {}, {}
-    done = 0
-    for subject in subjects:
+    for subject, batches in watched(subjects, pictures, setting, progress):
         at = layers[subject.name] = layer or default_layer(subject)
         parts = []
-        for images in subject.images(pictures, setting.batch):
+        for images in batches:
             labels, heat = cams(subject, at, images, class_index)
             parts.append((labels, heat, torch.stack([subject.shown(image) for image in images])))
-            done += len(images)
-            progress(done, len(subjects) * len(pictures))
         classes[subject.name], maps[subject.name], shown[subject.name] = (torch.cat(x).numpy() for x in zip(*parts))
     return GradCam(
         what="gradcam",

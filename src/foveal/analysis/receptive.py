@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from .._errors import UserError
-from ._capture import capture_maps, check_layers, find_levels
+from ._capture import capture_maps, find_levels
 from ._result import Result, broken, new_figure, spread
-from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent, watched
 
 NUM_IMAGES = 16
 STAGES = 5  # levels that are looked at, at most
@@ -109,18 +109,15 @@ def receptive(
     Raises:
         UserError: an unknown model or layer, an output that is no map or does not depend on the image.
     """
-    subjects = load_subjects(models, setting)
-    for subject in subjects:
-        check_layers(subject.model, layers)
+    subjects = load_subjects(models, setting, layers)
     pictures = load_pictures(setting, NUM_IMAGES)
     fields: dict[str, dict[str, np.ndarray]] = {}
     maps: dict[str, dict[str, tuple[int, int]]] = {}
-    done = 0
-    for subject in subjects:
+    for subject, batches in watched(subjects, pictures, setting, progress):
         names = [*layers] or spread(find_levels(subject.model, subject.name), STAGES)
         sums: dict[str, torch.Tensor] = {}
         draws = {name: np.random.default_rng(setting.seed) for name in names}
-        for images in subject.images(pictures, setting.batch):
+        for images in batches:
             images = images.requires_grad_()
             found = capture_maps(subject.model, names, images, subject.name, graph=True)
             for layer, x in found.items():
@@ -130,8 +127,6 @@ def receptive(
                 gradient = centre_gradient(x, images, weights)
                 sums[layer] = sums.get(layer, 0) + gradient.sum(dim=0).double().cpu()
             maps[subject.name] = {layer: (x.shape[2], x.shape[3]) for layer, x in found.items()}
-            done += len(images)
-            progress(done, len(subjects) * len(pictures))
         fields[subject.name] = {layer: (total / total.sum()).numpy() for layer, total in sums.items()}
     return Receptive(
         what="receptive", subjects=subjects, setting=setting, num_images=len(pictures), fields=fields, maps=maps

@@ -10,9 +10,8 @@ from torch import nn
 
 from .._errors import UserError
 from ._attention import Attention, read_attention
-from ._capture import check_layers
 from ._result import MARKERS, STYLES, Result, new_figure
-from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent, watched
 
 NUM_IMAGES = 64
 COLUMNS = ("queries", "queries of all tokens", "queries of the mean head", "heads")
@@ -92,22 +91,17 @@ def similarity(
     Raises:
         UserError: an unknown model or layer, a model without attention of two or more queries.
     """
-    subjects = load_subjects(models, setting)
-    for subject in subjects:
-        check_layers(subject.model, layers)
+    subjects = load_subjects(models, setting, layers)
     pictures = load_pictures(setting, NUM_IMAGES)
     means: dict[str, dict[str, dict[str, float]]] = {}
     unread: dict[str, dict[str, str]] = {}
-    done = 0
-    for subject in subjects:
+    for subject, batches in watched(subjects, pictures, setting, progress):
         sums: dict[str, torch.Tensor] = {}
-        for images in subject.images(pictures, setting.batch):
+        for images in batches:
             found, unread[subject.name] = read_attention(subject, images, layers)
             for layer, kinds in found.items():
                 if kinds[0].weights.shape[-2] > 1:
                     sums[layer] = sums.get(layer, 0) + len(images) * similarities(kinds)
-            done += len(images)
-            progress(done, len(subjects) * len(pictures))
         if not sums:
             raise UserError(f"{subject.name} has no attention of two or more queries on images of this size")
         means[subject.name] = {layer: dict(zip(COLUMNS, (x / len(pictures)).tolist())) for layer, x in sums.items()}

@@ -12,7 +12,7 @@ from .._errors import UserError
 from ._attention import Recorder, Unreadable, find_grid
 from ._capture import call
 from ._result import Result, broken, new_figure, slug
-from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent
+from ._subject import DEFAULT, Progress, Setting, Subject, load_pictures, load_subjects, silent, watched
 
 NUM_IMAGES = 4
 
@@ -108,11 +108,10 @@ def tokens(
     images = load_pictures(setting, NUM_IMAGES)
     pictures: dict[str, np.ndarray] = {}
     chosen: dict[str, dict[str, np.ndarray]] = {}
-    done = 0
-    for subject in subjects:
+    for subject, batches in watched(subjects, images, setting, progress):
         parts: dict[str, list[torch.Tensor]] = {}
         seen = []
-        for batch in subject.images(images, setting.batch):
+        for batch in batches:
             seen += [subject.shown(image).numpy() for image in batch]
             with Recorder(subject.model) as recorder:
                 call(subject.model, batch, subject.name)
@@ -124,8 +123,6 @@ def tokens(
                         raise UserError(f"{subject.name} chooses among what is no map in {layer}: {error}") from None
                     mask = torch.zeros(len(batch), count, dtype=torch.bool, device=index.device)
                     parts.setdefault(layer, []).append(mask.scatter(1, index, True).unflatten(1, grid).cpu())
-            done += len(batch)
-            progress(done, len(subjects) * len(images))
         if not parts:
             raise UserError(f"{subject.name} chooses no tokens; partialformer_b0 to b4 do")
         pictures[subject.name] = np.stack(seen)
