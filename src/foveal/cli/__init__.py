@@ -1,10 +1,16 @@
-"""The command line: one thin file per command."""
+"""The command line: one thin file per command.
+
+Its ``main`` is a typed function, whose arguments tyro makes flags of; a command with more than one form has ``parse``,
+which gets the words.
+"""
 
 import os
 import signal
 import sys
 from importlib import import_module
 from typing import Any
+
+import tyro
 
 from .._errors import UserError, unknown
 
@@ -24,6 +30,7 @@ COMMANDS = {
 }
 
 TORCH = ("torch", "torchvision", "timm", "safetensors")  # what exported files do without
+FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS)
-        return import_module(f".{argv[0]}", __name__).main(argv[1:])
+        command = import_module(f".{argv[0]}", __name__)
+        if hasattr(command, "parse"):
+            return command.parse(argv[1:])
+        return tyro.cli(command.main, args=argv[1:], prog=f"foveal {argv[0]}", config=FLAGS)
     except ModuleNotFoundError as error:
         if error.name not in TORCH:
             raise

@@ -20,6 +20,7 @@ from .._errors import unknown
 from .._models import weights_folder
 from ..analysis import ANALYSES, Report, Result, Setting, Subject, load_subject, report
 from ..analysis._result import check_new, new_figure
+from . import FLAGS
 from ._load import check_device, kind_of, load_model
 
 COMMANDS: Mapping[str, Callable[..., Result | Report]] = {**ANALYSES, "report": report}
@@ -27,7 +28,7 @@ PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 ROWS = 24  # of the table
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: foveal analyze WHAT MODEL... [options]   (foveal analyze WHAT --help says more)\n")
         for name, function in COMMANDS.items():
@@ -39,13 +40,12 @@ def main(argv: list[str]) -> int:
     if what not in COMMANDS:
         raise unknown("analysis", what, COMMANDS)
     function = COMMANDS[what]
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     files = f"{what}.npz, {what}.png and {what}.svg"
     if what == "report":
         files = "report.html and the files of each analysis"
     text = f"{sentence(function)}\n\nWrites {files} into a folder."
     given: Any = tyro.cli(
-        options(function), args=argv[1:], prog=f"foveal analyze {what}", description=text, config=config
+        options(function), args=argv[1:], prog=f"foveal analyze {what}", description=text, config=FLAGS
     )
     values = dict(vars(given))
     out = values.pop("out") or Path("analysis") / what

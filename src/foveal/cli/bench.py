@@ -41,11 +41,7 @@ class Loader:
     images_per_second: float
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(bench, args=argv, prog="foveal bench", config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def bench(
+def main(
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")],
     /,
     *,

@@ -32,7 +32,7 @@ from ..data import (
     size_problems,
     write_coco,
 )
-from . import check_unused
+from . import FLAGS, check_unused
 
 TRAINED_BY = {
     "classification": "quickstart",
@@ -44,11 +44,10 @@ Summary: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> int:
     if not argv:
         return formats()
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    return tyro.extras.subcommand_cli_from_dict({"check": check}, args=argv, prog="foveal data", config=config)
+    return tyro.extras.subcommand_cli_from_dict({"check": check}, args=argv, prog="foveal data", config=FLAGS)
 
 
 def formats() -> int:
@@ -62,7 +61,7 @@ def formats() -> int:
 
 
 def check(
-    data: Annotated[str, tyro.conf.Positional],
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     /,
     *,
     root: Path | None = None,

@@ -39,12 +39,8 @@ STYLE = ".gradio-container {max-width: 72rem !important} footer {display: none !
 Answer = tuple[list[tuple[str, float]], Image.Image | None]  # names with their scores, and the picture drawn into
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(demo, args=argv, prog="foveal demo")
-
-
-def demo(
-    models: Annotated[tuple[str, ...], tyro.conf.Positional],
+def main(
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")],
     /,
     *,
     boxes: str | None = None,

@@ -16,13 +16,8 @@ from ._evaluation import Evaluation
 from ._load import kind_of
 
 
-def main(argv: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    return tyro.cli(evaluate, args=argv, prog="foveal eval", config=config)
-
-
-def evaluate(
-    model: Annotated[str, tyro.conf.Positional],
+def main(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     /,
     *,
     data: str,

@@ -34,12 +34,8 @@ RAW = 'onnxruntime.InferenceSession("{}")'  # for which foveal predict has no de
 EVALUATION = 256  # on which the file is compared with the model, at most
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(export_model, args=argv, prog="foveal export", config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def export_model(
-    model: Annotated[str, tyro.conf.Positional],
+def main(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     /,
     *,
     to: str = "onnx",

@@ -19,11 +19,7 @@ from ..fidelity import TOP1
 SIZE = 224, 224
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(models, args=argv, prog="foveal models", config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def models(*, weights: bool = False, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
+def main(*, weights: bool = False, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
     """List foveal's models, or the weights that come with it: MODEL.TAG, wherever a command or timm takes a name.
 
     Args:

@@ -14,14 +14,9 @@ from ._predict_keypoints import predict_bodies
 from ._predict_segmentation import predict_pixels
 
 
-def main(argv: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    return tyro.cli(predict, args=argv, prog="foveal predict", config=config)
-
-
-def predict(
-    model: Annotated[str, tyro.conf.Positional],
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional],
+def main(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")],
     /,
     *,
     boxes: str | None = None,

@@ -17,12 +17,8 @@ MEANING = {
 FILES = ("model.safetensors", "config.json", "README.md", "run.json")  # and nothing else leaves the machine
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(push, args=argv, prog="foveal push", config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def push(
-    folder: Annotated[Path, tyro.conf.Positional],
+def main(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
     repo_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")],
     /,
     *,

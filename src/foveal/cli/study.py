@@ -24,12 +24,8 @@ from . import check_needs
 from ._load import check_device
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(study, args=argv, prog="foveal study", config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def study(
-    name: Annotated[str | None, tyro.conf.Positional] = None,
+def main(
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
     /,
     *,
     rows: Annotated[tuple[str, ...], tyro.conf.arg(name="rows")] = (),

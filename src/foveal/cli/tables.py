@@ -15,12 +15,8 @@ from .._errors import UserError, unknown
 from ..fidelity import KNOWN, Comparison, compare
 
 
-def main(argv: list[str]) -> int:
-    return tyro.cli(tables, args=argv, prog="foveal tables", config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def tables(
-    table: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="N.N")] = None,
+def main(
+    table: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[N.N]")] = None,
     /,
     *,
     markdown: bool = False,

@@ -37,6 +37,7 @@ from ..engine import (
     write_text,
 )
 from ..recipes import RECIPES
+from . import FLAGS
 from ._load import check_device
 
 DRY_STEPS = 5  # measured, behind two that warm up
@@ -81,7 +82,7 @@ class Train:
     dry_run: bool = False
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> int:
     name = argv.pop(0) if argv and not argv[0].startswith("-") else None
     source = _value_of("--from", argv)
     if source is not None:
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> int:
         args=argv,
         prog=f"foveal train {name or ''}".strip(),
         description=described,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=FLAGS,
         registry=REGISTRY,
     )
     run = replace(args.run, task=args.run.task.without(recipe.task))
