@@ -131,6 +131,9 @@ def test_few_classes_have_no_top5():
     report.update(torch.eye(5), {"label": torch.arange(5)})
     assert "top5" not in report.compute()
     assert report.compute()["top1"] == 100
+    for more in (ClassificationReport(6), RealLabels([], 6)):
+        assert "top5" in more.compute()
+    assert "top5" not in RealLabels([], 5).compute()
 
 
 def independent_ece(confidence, correct):
@@ -150,7 +153,8 @@ def test_ece_beside_an_independent_formulation():
     generator = torch.Generator().manual_seed(1)
     confidence = torch.rand(3000, generator=generator, dtype=torch.float64)
     confidence[:15] = torch.arange(1, 16, dtype=torch.float64) / 15  # edges belong to the bin below
-    correct = torch.rand(3000, generator=generator, dtype=torch.float64) < confidence**2
+    right = 0.5 + 0.4 * (40 * confidence).sin()  # other bins would differ
+    correct = torch.rand(3000, generator=generator, dtype=torch.float64) < right
     calibration = Calibration()
     for part in range(0, 3000, 700):
         calibration.add(confidence[part : part + 700], correct[part : part + 700])
@@ -166,6 +170,20 @@ def test_ece_of_the_calibrated_and_of_the_sure():
     calibration.reset()
     calibration.add(torch.ones(3), torch.zeros(3, dtype=torch.bool))
     assert calibration.compute()["ece"] == 100
+
+
+def test_three_metrics_of_one_label_a_picture_agree():
+    labels = torch.randint(7, (200,))
+    scores = torch.randn(200, 7, dtype=torch.float64).softmax(1)
+    report, accuracy = ClassificationReport(7), Accuracy()
+    real = RealLabels([[label] for label in labels.tolist()], 7)
+    for metric, given in ((report, labels), (accuracy, labels), (real, torch.arange(200))):
+        metric.update(scores, {"label": given})
+    expected = report.compute()
+    assert expected["top1"] == pytest.approx(100 * float((scores.argmax(1) == labels).double().mean()))
+    assert expected["top5"] > expected["top1"] + 20
+    assert accuracy.compute() == {name: expected[name] for name in ("top1", "top5")}
+    assert real.compute() == {name: expected[name] for name in ("top1", "top5", "ece", "pictures")} | {"left_out": 0}
 
 
 SETS = [[i % 7, (i + 1) % 7] if i % 3 else [] for i in range(50)]
