@@ -15,7 +15,19 @@ from foveal import detection, keypoints, segmentation
 from foveal._errors import UserError
 from foveal.cli import main
 from foveal.detection import DETECTORS
-from foveal.export import TARGETS, Options, Source, built_in, compare, evaluate, export, load_source, metadata, prepare
+from foveal.export import (
+    TARGETS,
+    Options,
+    Source,
+    built_in,
+    compare,
+    evaluate,
+    export,
+    load_source,
+    metadata,
+    prepare,
+    text_of,
+)
 from foveal.export import _target as target_room
 from foveal.export._decode import decode
 from foveal.export._fold import flatten_tokens, fold_norms
@@ -316,3 +328,22 @@ def test_shapes_that_differ_have_no_agreement(prepared):
     images = np.zeros((1, 3, 64, 64), np.float32)
     parity = examined(prepared, lambda x: {"logits": np.zeros((1, 7), np.float32)}, [images], None)
     assert "logits is [1, 7]" in parity.failed
+
+
+@pytest.mark.parametrize("target", ["onnx", "pt2"])
+def test_a_picture_in_which_nothing_is_found(target, tmp_path):
+    """``torch.export`` keeps numbers of what is found from 0 and 1; see ``forget_bounds``."""
+    known = source("detection", "retinanet")
+    known.model.score_thresh = 0.999999
+    detector, path = prepare(known), tmp_path / f"detector{TARGETS[target].suffix}"
+    TARGETS[target].convert(detector, path, text_of(detector, TARGETS[target], FIXED), FIXED)
+    images = torch.randn(1, 3, 64, 64)
+    assert not len(detector.expected(images)["boxes"])
+    assert {name: len(value) for name, value in TARGETS[target].load(path)(images.numpy()).items()} == {
+        name: 0 for name in ("boxes", "scores", "labels", "pictures")
+    }
+
+
+def test_pools_beyond_a_map_in_openvino(pictures, tmp_path):
+    """EMSNet pools maps of stride 32 by 6, which are smaller below 161 px."""
+    assert export(classifier("test_emsnet"), TARGETS["openvino"], tmp_path, FIXED, pictures).parity.passed

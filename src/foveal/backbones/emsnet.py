@@ -107,6 +107,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_chs: int, out_chs: int, patch_size: int, pool: str, device=None, dtype=None):
         super().__init__()
+        self.patch_size = patch_size
         if pool == "max":
             self.pool = nn.MaxPool2d(patch_size, ceil_mode=True)
         else:
@@ -114,7 +115,11 @@ class PatchEmbed(nn.Module):
         self.proj = pw(in_chs, out_chs, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = pool_whole(x, self.pool) if has_symbols(x.shape[2], x.shape[3]) else self.pool(x)
+        H, W = x.shape[2], x.shape[3]
+        beyond = has_symbols(H, W)
+        if not beyond and is_exporting():
+            beyond = min(H, W) < self.patch_size
+        x = pool_whole(x, self.pool) if beyond else self.pool(x)
         return self.proj(x.permute(0, 2, 3, 1))
 
 

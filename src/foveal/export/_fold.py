@@ -128,6 +128,21 @@ def _call(graph: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
     return node
 
 
+def forget_bounds(program: ExportedProgram) -> None:
+    """Let sizes be 1, and numbers of what is found 0 and 1, from which ``torch.export`` keeps them.
+
+    So no size is a constant and no branch depends on one, but a graph without branches computes those, too.
+    """
+    graph, constraints = program.graph_module.graph, program.range_constraints
+    for symbol, sizes in constraints.items():
+        constraints[symbol] = type(sizes)(min(sizes.lower, 0 if str(symbol).startswith("u") else 1), sizes.upper)
+    for node in list(graph.nodes):
+        if node.target is ATEN._assert_scalar.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
 def forget_layout(program: ExportedProgram) -> None:
     """Take out what changes the layout of a map in memory, and nothing else."""
     graph = program.graph_module.graph

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
-from ._fold import flatten_tokens, fold_norms, forget_layout
+from ._fold import flatten_tokens, fold_norms, forget_bounds, forget_layout
 from ._quiet import quiet
 from ._source import Source
 
@@ -120,9 +120,7 @@ class Prepared:
                     program = torch.export.export(self.folded, (example,), dynamic_shapes=({**dims},) if dims else None)
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
-            for symbol, sizes in program.range_constraints.items():
-                # Bounds are there so that no size is 1, but a graph without branches computes that too.
-                program.range_constraints[symbol] = type(sizes)(1, sizes.upper)
+            forget_bounds(program)
             fold_norms(program)
             flatten_tokens(program)
             if not layout:
