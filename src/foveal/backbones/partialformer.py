@@ -168,7 +168,17 @@ class PartialAttention(nn.Module):
         else:
             score = x.float().mean(dim=-1)
         num_foreground = (x.shape[1] + self.fg_div - 1) // self.fg_div
+        if is_fast_path(score) and num_foreground < x.shape[1]:
+            return self.first_of_equal(score, num_foreground)
         return score.topk(num_foreground, dim=1, sorted=False).indices
+
+    @torch.jit.unused
+    def first_of_equal(self, score: torch.Tensor, number: int) -> torch.Tensor:
+        """The same, and of equal scores, which padding has, the first: so do ONNX Runtime and OpenVINO."""
+        values, indices = score.topk(number + 1, dim=1)
+        if bool((values[:, -1] == values[:, -2]).any()):
+            indices = score.sort(dim=1, descending=True, stable=True).indices
+        return indices[:, :number]
 
     def mmsa(self, x: torch.Tensor) -> torch.Tensor:
         """Mixed multi-head self-attention without its output projection, [B, M, d] -> [B, M, d] (eq. 5.5)."""

@@ -1,5 +1,7 @@
 """What is done to an exported program: BatchNorm goes into the convolution before it, memory is left to the runtime."""
 
+import copy
+import operator
 from typing import Any
 
 import torch
@@ -141,6 +143,29 @@ def forget_bounds(program: ExportedProgram) -> None:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
+
+
+def first_of_equal(program: ExportedProgram) -> ExportedProgram:
+    """A copy in which the indices of the k largest are the first ones of equal values, as in other runtimes.
+
+    PyTorch's top-k takes any of them.
+    """
+    program = copy.deepcopy(program)
+    graph = program.graph_module.graph
+    for node in [node for node in graph.nodes if node.target is ATEN.topk.default]:
+        x, k, dim, largest, order = (*node.args, -1, True, True)[:5] if len(node.args) < 5 else node.args
+        if order or not largest or node.kwargs:  # whoever wants an order takes the values, too
+            continue
+        with graph.inserting_before(node):
+            ranked = _call(graph, ATEN.sort.stable, x, stable=True, dim=dim, descending=True)
+            for use in list(node.users):
+                part = graph.call_function(operator.getitem, (ranked, use.args[1]))
+                part.meta["val"] = ranked.meta["val"][use.args[1]]
+                use.replace_all_uses_with(_call(graph, ATEN.slice.Tensor, part, dim, 0, k))
+                graph.erase_node(use)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
 
 
 def forget_layout(program: ExportedProgram) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,21 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
             model = openvino.Core().read_model(source)  # and not convert_model, which reports its use
         except Exception as error:  # openvino's errors have no base of their own
             raise UserError(f"OpenVINO does not take {prepared.source.stem}: {cause(error)}") from None
+        _take_first_of_equal(model)
         model.set_rt_info(text, [KEY])
         openvino.save_model(model, path, compress_to_fp16=options.dtype == "fp16")
     return [path, path.with_suffix(".bin")]
+
+
+def _take_first_of_equal(model: Any) -> None:
+    """Let every top-k take the first ones of equal values, as ONNX has it and OpenVINO does not read it."""
+    from openvino import opset11
+    from openvino.utils import replace_node
+
+    for node in [node for node in model.get_ops() if node.get_type_name() == "TopK"]:
+        made = node.get_attributes()
+        given = node.input_value(0), node.input_value(1), made["axis"], made["mode"], "value"
+        replace_node(node, opset11.topk(*given, made["index_element_type"], stable=True))
 
 
 def load(path: Path, threads: int = 1) -> Runner:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ._fold import first_of_equal
 from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
@@ -18,7 +19,8 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     import torch
 
     with quiet():
-        torch.export.save(prepared.program(() if options.fixed else TARGET.dynamic), path, extra_files={KEY: text})
+        program = first_of_equal(prepared.program(() if options.fixed else TARGET.dynamic))
+        torch.export.save(program, path, extra_files={KEY: text})
     return [path]
 
 
