@@ -23,6 +23,8 @@ from ..tasks import Augment, ClassificationArgs
 from . import check_needs
 from ._load import check_device
 
+WIDTH = 120  # of the table where there is no terminal
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
@@ -201,7 +203,7 @@ def _write_csv(results: list[Result], loader: Loader | None, same: dict[str, Any
 
 def _show(results: list[Result], loader: Loader | None, setting: Setting, where: dict) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=12)
     if several := len(setting.runtimes) > 1:
         table.add_column("runtime", no_wrap=True)
     for name in ("params M", "GMACs", "ms", "quartiles", "ratio", "images/s", "MiB"):
@@ -222,6 +224,8 @@ def _show(results: list[Result], loader: Loader | None, setting: Setting, where:
         speed = f"{loader.images_per_second:.1f}"
         table.add_row("loader", *([""] if several else []), "", "", "", "", "", speed, "")
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(table)
     if loader is not None:
         console.print(_limit(results, loader), soft_wrap=True)
