@@ -583,7 +583,7 @@ def here(place, tmp_path, monkeypatch, onnx_files):
         ("named --data three", "named has 7 classes, the data 3: amber, blue, cyan"),
         ("named --data green", "only named has gold; only the data green"),
         ("named --data flat", "flat has no class folders; --labels names a file"),
-        ("named --data flat --labels none.txt", "cannot read none.txt"),
+        ("named --data flat --labels none.txt", "no such file: none.txt"),
         ("named --data flat --labels short.txt", "short.txt has no label for flat/ILSVRC2012_val_00000028.JPEG"),
         ("named --data flat --labels devkit.txt", "devkit.txt has label 7, expected 0 to 6; the ids 1 to 1000"),
         ("named --data flat --labels odd.txt", "named has 7 classes, the data 2: amber, mauve"),

@@ -1,5 +1,7 @@
 """Which class of a model is which class of data."""
 
+from collections.abc import Sequence
+
 from ._errors import UserError, some
 
 
@@ -42,6 +44,27 @@ def class_positions(name: str, own: list[str] | None, num_classes: int, classes:
     if own is None or len(classes) != num_classes:
         raise UserError(f"{name} has {num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
     return match_classes(name, own, classes)
+
+
+def check_scores(
+    name: str, shape: Sequence[int], classes: list[str] | None, titles: dict[str, str]
+) -> tuple[int, list[str]]:
+    """How many classes a classifier has, and what to call them before people.
+
+    Args:
+        name: of the classifier.
+        shape: of what it gives for two pictures.
+        classes: names, if it has any.
+        titles: what to call a class, if not its name.
+
+    Raises:
+        UserError: no classifier gives such scores, or they are not as many as the names.
+    """
+    if len(shape) != 2 or shape[1] < 1:
+        raise UserError(f"{name} is no classifier: it gives {list(shape)} for two pictures")
+    if classes is not None and len(classes) != shape[1]:
+        raise UserError(f"{name} names {len(classes)} classes but gives {shape[1]} scores")
+    return shape[1], [titles.get(name, name) for name in classes or map(str, range(shape[1]))]
 
 
 def _synsets(names: list[str]) -> bool:

@@ -14,9 +14,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .._errors import UserError, first_line
+from .._errors import UserError
 from .._views import Preprocessing
-from ..data import SUFFIXES, UNLABELLED, Data, OnImage, Pictures, load_split
+from ..data import SUFFIXES, UNLABELLED, Data, OnImage, Pictures, load_split, read_text
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
 from ._evaluation import Evaluation, show_parts, tell
 
@@ -96,17 +96,10 @@ def _find(known: dict[str, int], name: str, file: Path) -> int:
     raise UserError(f"{file} has no label for {name}, neither for its name nor for a number at the end of it")
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {first_line(error)}") from None
-
-
 def _read_real(file: Path, num_classes: int) -> list[list[int]]:
     """A list of class indices for each picture."""
     try:
-        sets = json.loads(_read(file))
+        sets = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise UserError(f"cannot read {file}: {error}") from None
     if not isinstance(sets, list) or not all(
@@ -118,7 +111,7 @@ def _read_real(file: Path, num_classes: int) -> list[list[int]]:
 
 def _read_text(file: Path, classifier: Any) -> dict[str, int]:
     """The model's class for each picture's name, or for its number: that of the line, from 1."""
-    lines = [line.split(maxsplit=1) for line in _read(file).splitlines()]
+    lines = [line.split(maxsplit=1) for line in read_text(file).splitlines()]
     if not lines or not all(lines):
         raise UserError(f"{file} must hold a line for each picture: LABEL, or NAME LABEL")
     if all(len(line) == 2 and Path(line[0]).suffix.lower() in SUFFIXES for line in lines):

@@ -9,13 +9,6 @@ from .._views import AS_TRAINED, Preprocessing
 from ..data import ArrayBatches, decoder
 from ..runtime import Classifier, Model, is_exported, load, task_of
 
-LOADERS = {
-    "classification": "load_classifier",
-    "detection": "load_detector",
-    "segmentation": "load_segmenter",
-    "keypoints": "load_keypoints",
-}
-
 
 def kind_of(name: str) -> str:
     """The task of a model."""
@@ -44,7 +37,7 @@ def load_model(
     options: dict[str, Any] = dict(device=check_device(device), precision=precision)
     if kind == "classification":
         options["preprocessing"] = preprocessing
-    return getattr(tasks, LOADERS[kind])(name, **options)
+    return tasks.LOADERS[kind](name, **options)
 
 
 def check_device(name: str) -> str:

@@ -226,7 +226,7 @@ def _labelled(part: Data) -> Iterator[tuple[str, int, BadImage | None]]:
     """Name and label of each picture, and why it cannot be decoded."""
     if isinstance(part, Stream):
         samples: Iterable[Any] = part.samples(0, 1, seed=None, epoch=0, skip=0)
-        entries = ((sample.name, sample.label, sample.picture) for sample in samples)
+        entries = ((sample.name, sample.label, sample.sample) for sample in samples)
     else:
         pictures: Any = part
         entries = (

@@ -18,7 +18,7 @@ from timm.utils import random_seed
 
 from .._errors import UserError, does_not_run, unknown
 from ..bench import Setting, count_macs, environment, peak_memory
-from ..data import Batches, Data, Stream, decoder, load_data
+from ..data import Batches, Data, Stream, decoder, load_data, read_text
 from ..engine import (
     Interrupted,
     Processes,
@@ -133,11 +133,9 @@ def _read(path: Path) -> Run:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(read_text(path)))
     except (TypeError, ValueError):
         raise UserError(f"{path} is no run.json of a run") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def train_run(

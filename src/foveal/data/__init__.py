@@ -13,7 +13,7 @@ from ._arrays import ArrayBatches, OnImage
 from ._bodies import Bodies, Crop, MarkedBodies
 from ._class_map import IGNORED, class_map
 from ._decode import BadImage, decode_image, decoder, open_image
-from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, run_length_code, size_problems
+from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, read_text, run_length_code, size_problems
 from ._pictures import (
     SUFFIXES,
     UNLABELLED,
@@ -95,6 +95,7 @@ __all__ = [
     "look",
     "new_video",
     "open_image",
+    "read_text",
     "run_length_code",
     "size_problems",
     "stack_bodies",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._decode import BadImage
-from ._pictures import Pictures, Sample, Stream
+from ._pictures import Pictures, Stream
 
 AHEAD = 2  # batches that threads may read before they are asked for
 
@@ -88,10 +88,10 @@ class ArrayBatches:
     def _samples(self) -> Iterator[Callable[[], dict]]:
         if isinstance(self.data, Stream):
             for sample in self.data.samples(0, 1, seed=None, epoch=0, skip=0):
-                yield partial(self._made, partial(_of_stream, sample))
+                yield partial(self._made, sample.sample)
         else:
             for index in range(len(self.data)):
-                yield partial(self._made, partial(_of_list, self.data, index))
+                yield partial(self._made, partial(self.data.sample, index))
 
     def _made(self, read: Callable[[], dict]) -> dict:
         try:
@@ -104,11 +104,3 @@ def stack_labelled(samples: list[dict]) -> dict:
     """Samples with images of one size -> {"image": [B, 3, H, W], "label": [B], "name": B names}."""
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in ("image", "label", "name")}
     return batch | {"image": np.stack(batch["image"]), "label": np.array(batch["label"])}
-
-
-def _of_list(pictures: Pictures, index: int) -> dict:
-    return {"image": pictures.picture(index), "name": pictures.name(index), **pictures.annotation(index)}
-
-
-def _of_stream(sample: Sample) -> dict:
-    return {"image": sample.picture(), "label": sample.label, "name": sample.name}

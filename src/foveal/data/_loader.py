@@ -159,13 +159,10 @@ class _Listed(Dataset):
         if self.seed is not None:
             _draw_from(self.seed, epoch, index)
         try:
-            return self.transform(self._sample(index), lambda: self._sample(random.randrange(len(self.pictures))))
+            sample = self.pictures.sample
+            return self.transform(sample(index), lambda: sample(random.randrange(len(self.pictures))))
         except BadImage as error:
             return {"bad": str(error)}
-
-    def _sample(self, index: int) -> dict:
-        pictures = self.pictures
-        return {"image": pictures.picture(index), "name": pictures.name(index), **pictures.annotation(index)}
 
 
 class _Streamed(IterableDataset):
@@ -195,13 +192,13 @@ class _Streamed(IterableDataset):
         samples = self.data.samples(number, workers * self.world, seed=self.seed, epoch=self.epoch, skip=done)
         for position, sample in enumerate(samples, start=done):
             try:
-                picture = sample.picture()
+                found = sample.sample()
             except BadImage as error:
                 yield {"bad": str(error)}
                 continue
             if self.seed is not None:
                 _draw_from(self.seed, self.epoch, number, position)
-            yield self.transform({"image": picture, "label": sample.label, "name": sample.name}, _no_other)
+            yield self.transform(found, _no_other)
 
 
 def _no_other() -> dict:

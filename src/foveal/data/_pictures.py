@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -38,6 +38,10 @@ class Pictures(ABC):
     def annotation(self, index: int) -> dict[str, Any]:
         """What its sample holds beside the picture and its name."""
 
+    def sample(self, index: int) -> dict[str, Any]:
+        """{"image": RGB picture, "name": str} with the annotation; raises BadImage."""
+        return {"image": self.picture(index), "name": self.name(index), **self.annotation(index)}
+
 
 class Labelled(Pictures):
     """A list of pictures that have a class each."""
@@ -67,11 +71,11 @@ class Sample:
     data: bytes = b""
     broken: str = ""
 
-    def picture(self) -> Image.Image:
-        """The picture in RGB; raises BadImage."""
+    def sample(self) -> dict[str, Any]:
+        """{"image": RGB picture, "label": int, "name": str}; raises BadImage."""
         if self.broken:
             raise BadImage(self.name, self.broken)
-        return decode_image(self.data, self.name)
+        return {"image": decode_image(self.data, self.name), "label": self.label, "name": self.name}
 
 
 class Stream(ABC):
@@ -107,22 +111,11 @@ def class_order(names: Iterable[str]) -> list[str]:
     return sorted(distinct, key=lambda name: (int(name), name) if numeric else name)
 
 
-class Parted(Protocol):
-    """A list of which a part can be taken."""
-
-    def __len__(self) -> int: ...
-
-    def subset(self, indices: Any) -> Any:
-        """Some of the pictures, in the given order."""
-
-
-P = TypeVar("P", bound=Parted)
-
-
-def hold_out_tenth(pictures: P, place: str) -> tuple[P, P]:
+def hold_out_tenth(pictures: Any, place: str) -> tuple[Any, Any]:
     """Training and validation part: every tenth picture, always the same ones, is held out.
 
     Args:
+        pictures: a list with ``subset``.
         place: what the message calls them.
 
     Raises:

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from .._errors import UserError
+from ._objects import read_text
 from ._pictures import UNLABELLED, Sample, Stream
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -140,7 +141,7 @@ def _classes(name: str, folders: list[Path]) -> list[str]:
     else:
         where = " or ".join(map(str, folders))
         raise UserError(f"{name} needs the names of its classes: classes.json or classes.txt in {where}")
-    classes = _json(file) if file.suffix == ".json" else _text(file).splitlines()
+    classes = _json(file) if file.suffix == ".json" else read_text(file).splitlines()
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
         raise UserError(f"{file} is no list of class names")
     if len(set(classes)) < len(classes):
@@ -150,16 +151,9 @@ def _classes(name: str, folders: list[Path]) -> list[str]:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(_text(file))
+        return json.loads(read_text(file))
     except ValueError as error:
         raise UserError(f"{file} is not JSON: {error}") from None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
 
 
 def _count(file: Path, split: Callable[[str], tuple[str | None, str | None]]) -> int:

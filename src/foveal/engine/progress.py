@@ -56,7 +56,7 @@ class RunLog:
         self.file = self.board = self.remote = None
         if folder is not None:
             if logger is not None:
-                self.remote = self._remote(logger, folder, config or {})
+                self.remote = import_module(logger).init(project="foveal", name=folder.name, config=config or {})
             from torch.utils.tensorboard import SummaryWriter
 
             lines = folder / "metrics.jsonl"
@@ -64,9 +64,6 @@ class RunLog:
             os.truncate(lines, keep)
             self.file = lines.open("a")
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
-
-    def _remote(self, logger: str, folder: Path, config: dict[str, Any]) -> Any:
-        return import_module(logger).init(project="foveal", name=folder.name, config=config)
 
     def __enter__(self) -> "RunLog":
         self.live.start()

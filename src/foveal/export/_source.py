@@ -15,6 +15,7 @@ from ..data.joints import PADDING
 from ..keypoints import STRIDE
 from ..tasks import (
     AS_TRAINED,
+    LOADERS,
     Classification,
     Detection,
     Keypoints,
@@ -22,9 +23,6 @@ from ..tasks import (
     TimmClassifier,
     kind_of,
     load_classifier,
-    load_detector,
-    load_keypoints,
-    load_segmenter,
 )
 
 BEST = {
@@ -90,13 +88,8 @@ def load_source(name: str, *, random_weights: bool = False) -> Source:
         raise UserError(f"--random-weights is for a timm name, and {name} is none")
     if kind == "classification":
         return _classifier(name, random_weights)
-    model: Any
-    if kind == "detection":
-        model, decoding = load_detector(name), {}
-    elif kind == "segmentation":
-        model, decoding = load_segmenter(name), {}
-    else:
-        model = load_keypoints(name)
+    model, decoding = LOADERS[kind](name), {}
+    if kind == "keypoints":
         joints = model.joints
         decoding = dict(method=model.model.decoding, sigma=model.model.sigma, stride=STRIDE, sigmas=joints.sigmas)
         decoding |= dict(skeleton=joints.skeleton, mirror=joints.mirrored, flip_test=model.config["flip_test"])

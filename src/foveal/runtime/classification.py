@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._classes import class_positions
+from .._classes import check_scores, class_positions
 from .._errors import UserError
 from .._views import AS_TRAINED, Preprocessing
 from ._file import File
@@ -38,13 +38,7 @@ class Classifier:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise file.malformed(error) from None
         probe = self.logits(np.zeros((2, *self.config["input_size"]), np.float32))
-        if probe.ndim != 2 or probe.shape[1] < 1:
-            raise UserError(f"{self.name} is no classifier: it gives {list(probe.shape)} for two pictures")
-        self.num_classes = probe.shape[1]
-        if self.classes is not None and len(self.classes) != self.num_classes:
-            raise UserError(f"{self.name} names {len(self.classes)} classes but gives {self.num_classes} scores")
-        names = self.classes or [str(i) for i in range(self.num_classes)]
-        self.titles = [titles.get(name, name) for name in names]
+        self.num_classes, self.titles = check_scores(self.name, probe.shape, self.classes, titles)
 
     def transform(self) -> Callable:
         """From an RGB picture to an image float32 [3, H, W]."""

@@ -1,5 +1,8 @@
 """Tasks: a model with its losses, predictions and metric."""
 
+from collections.abc import Callable
+from typing import Any
+
 from .._models import weights_folder
 from .._views import AS_TRAINED, AT_ONCE, Preprocessing, Views
 from ..data import BoxAugment, JointAugment, MaskAugment
@@ -18,9 +21,17 @@ TASKS: dict[str, type[TaskArgs]] = {
     "keypoints": KeypointArgs,
 }
 
+LOADERS: dict[str, Callable[..., Any]] = {  # of a trained model from its name
+    "classification": load_classifier,
+    "detection": load_detector,
+    "segmentation": load_segmenter,
+    "keypoints": load_keypoints,
+}
+
 __all__ = [
     "AS_TRAINED",
     "AT_ONCE",
+    "LOADERS",
     "TASKS",
     "Augment",
     "BoxAugment",

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from timm.data.model_config import resolve_input_data_config
 from timm.models import get_pretrained_cfg, resolve_model_input_args
 
-from .._classes import class_positions
+from .._classes import check_scores, class_positions
 from .._errors import UserError, does_not_run, unknown
 from .._models import weights_folder
 from .._views import AS_TRAINED, Preprocessing
@@ -38,13 +38,7 @@ class Classifier(ABC):
                 probe = self.logits(torch.zeros(2, *config["input_size"]))
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise does_not_run(name, error) from None
-        if probe.ndim != 2 or probe.shape[1] < 1:
-            raise UserError(f"{name} is no classifier: it gives {list(probe.shape)} for two pictures")
-        self.num_classes = probe.shape[1]
-        if classes is not None and len(classes) != self.num_classes:
-            raise UserError(f"{name} names {len(classes)} classes but gives {self.num_classes} scores")
-        names = classes or [str(i) for i in range(self.num_classes)]
-        self.titles = [titles.get(name, name) for name in names]
+        self.num_classes, self.titles = check_scores(name, probe.shape, classes, titles)
 
     @abstractmethod
     def logits(self, images: torch.Tensor) -> torch.Tensor:
