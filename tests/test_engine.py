@@ -595,7 +595,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(data, tmp_path
         ("--layer-decay 2", "layer-decay must be in (0, 1]"),
         ("--weights nothing.pt", "no such file: nothing.pt"),
         ("--model-args {", "expected a JSON object"),
-        ("--from nothing.json", "cannot read nothing.json"),
+        ("--from nothing.json", "no such file: nothing.json"),
     ],
 )
 def test_bad_arguments_are_one_line(extra, said, data, tmp_path, capsys):

@@ -247,14 +247,13 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
         UserError: a bad picture where the run stops at them, a batch without a readable one, a loss that is not finite.
     """
     run, optimizer = training.run, training.optimizer
-    model: Any = training.task.model
     lr = learning_rate(run, (training.step + 0.5) / steps, steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     optimizer.zero_grad()
     where = f"epoch {training.step // steps + 1}, step {training.step + 1}"
     figures: dict[str, float] = {}
-    pictures, waited, names = 0, 0.0, []
+    waited, names = 0.0, []
     for i in range(run.accumulate):
         started = time.perf_counter()
         batch, error = next_batch(batches, where)
@@ -270,27 +269,10 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
         random_seed((run.seed * 1_000_003 + position) % 2**31)
         waited += time.perf_counter() - started
         names += batch["name"]
-        last = i == run.accumulate - 1
-        if run.fsdp:
-            model.set_requires_gradient_sync(last)
-        no_sync = training.wrapped.no_sync if isinstance(training.wrapped, DistributedDataParallel) else nullcontext
-        with nullcontext() if last else no_sync():
-            try:
-                with autocast(training):
-                    parts = training.wrapped(batch)
-                values = {name: value.item() for name, value in parts.items()}
-                check_finite(training, "loss", values["loss"], where, batch["name"])  # backward passes may crash on nan
-                training.scaler.scale(parts["loss"] / run.accumulate).backward()
-            except ValueError as error:  # BatchNorm refuses a single value per channel, Mixup an odd batch
-                raise UserError(f"{where}, {len(batch['name'])} picture(s) a batch: {first_line(error)}") from None
-            except torch.OutOfMemoryError as error:
-                what = "a smaller --batch-size with more --accumulate, or --grad-checkpointing, needs less"
-                raise UserError(f"{where}: {first_line(error)}; {what}") from None
-        for name, value in values.items():
+        for name, value in backward(training, batch, where, last=i == run.accumulate - 1).items():
             figures[name] = figures.get(name, 0.0) + value / run.accumulate
-        pictures += len(batch["name"])
     training.scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), run.optim.clip_grad or math.inf)
+    norm = nn.utils.clip_grad_norm_(training.task.model.parameters(), run.optim.clip_grad or math.inf)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()
     if not training.scaler.is_enabled():  # which leaves out such a step, and tries a smaller scale
@@ -300,7 +282,32 @@ def train_step(training: Training, batches: Iterator[dict], steps: int, log: Run
     if training.averaged is not None:
         training.averaged.update(training.task, step=training.step)
     training.step += 1
-    return figures | {"lr": lr, "pictures": pictures, "waited": waited}
+    return figures | {"lr": lr, "pictures": len(names), "waited": waited}
+
+
+def backward(training: Training, batch: dict, where: str, *, last: bool) -> dict[str, float]:
+    """Add the gradients of a batch to those of its step, and return the parts of its loss.
+
+    Args:
+        last: of its step, behind which the processes share their gradients.
+    """
+    run, model = training.run, training.wrapped
+    if run.fsdp:
+        model.model.set_requires_gradient_sync(last)
+    alone = isinstance(model, DistributedDataParallel) and not last
+    with model.no_sync() if alone else nullcontext():
+        try:
+            with autocast(training):
+                parts = model(batch)
+            values = {name: value.item() for name, value in parts.items()}
+            check_finite(training, "loss", values["loss"], where, batch["name"])  # backward passes may crash on nan
+            training.scaler.scale(parts["loss"] / run.accumulate).backward()
+        except ValueError as error:  # BatchNorm refuses a single value per channel, Mixup an odd batch
+            raise UserError(f"{where}, {len(batch['name'])} picture(s) a batch: {first_line(error)}") from None
+        except torch.OutOfMemoryError as error:
+            what = "a smaller --batch-size with more --accumulate, or --grad-checkpointing, needs less"
+            raise UserError(f"{where}: {first_line(error)}; {what}") from None
+    return values
 
 
 def next_batch(batches: Iterator[dict], where: str) -> tuple[dict | None, UserError | None]:
