@@ -124,10 +124,10 @@ class Run:
             at_least(name, getattr(optim, name), 0)
         if not 0 < optim.lr < math.inf:
             raise UserError(f"lr must be above 0, got {optim.lr}")
-        for name, value, least in (("layer-decay", optim.layer_decay, 0), ("ema-decay", 1 - self.ema_decay, 0)):
-            if not least < value <= 1:
-                given, span = (self.ema_decay, "[0, 1)") if name == "ema-decay" else (value, "(0, 1]")
-                raise UserError(f"{name} must be in {span}, got {given}")
+        if not 0 < optim.layer_decay <= 1:
+            raise UserError(f"layer-decay must be in (0, 1], got {optim.layer_decay}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema-decay must be in [0, 1), got {self.ema_decay}")
         if optim.warmup_epochs > self.epochs:
             raise UserError(f"warmup-epochs must not exceed the {self.epochs} epoch(s), got {optim.warmup_epochs}")
         if optim.warmup_epochs and optim.warmup_steps:
