@@ -115,11 +115,11 @@ def load_classifier(
         )
     if path.suffix == ".onnx":
         raise UserError(f"{name} is an exported file: foveal.runtime.load reads it")
-    model = create_model(name, preprocessing)
+    model = _load_model(name, preprocessing)
     return TimmClassifier(name, model, preprocessing, device, precision)
 
 
-def create_model(name: str, preprocessing: Preprocessing) -> Any:
+def _load_model(name: str, preprocessing: Preprocessing) -> Any:
     """The timm model with the weights of a name that is no file; see ``load_classifier``."""
     path = Path(name)
     if path.is_dir():
@@ -143,10 +143,8 @@ def create_model(name: str, preprocessing: Preprocessing) -> Any:
         where = source.removeprefix("local-dir:")
         doubt = ", written by another version or damaged" if where != source else ""
         raise UserError(f"cannot load {where}{doubt}: {_one_line(error)}") from None
-    subset = infer_imagenet_subset(model)
-    if (
-        source == name and not name.startswith(SOURCES) and subset is not None
-    ):  # timm's own weights, which name no class
+    own = source == name and not name.startswith(SOURCES)  # weights of timm, which name no class
+    if own and (subset := infer_imagenet_subset(model)) is not None:
         info: Any = ImageNetInfo(subset)
         titles = info.label_descriptions(as_dict=True)
         model.pretrained_cfg = dict(model.pretrained_cfg, label_names=info.label_names(), label_descriptions=titles)

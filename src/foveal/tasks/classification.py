@@ -231,12 +231,7 @@ def write_config(model: Any, config: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(stored, indent=2))
 
 
-def _mix(mixup: Mixup, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixed images [B, 3, H, W] and their targets [B, classes]."""
-    return mixup(images, labels)
-
-
-mix: Any = torch.compiler.disable(_mix)  # it would be compiled anew for each share that it draws
+mix: Any = torch.compiler.disable(Mixup.__call__)  # it would be compiled anew for each share that it draws
 
 
 class Teacher:
