@@ -151,8 +151,16 @@ def attention(
             kind: {layer: torch.cat(some).numpy() for layer, some in by_layer.items()}
             for kind, by_layer in parts.items()
         }
-    common: Any = dict(what="attention", subjects=subjects, setting=setting, num_images=len(images))
-    return AttentionMaps(**common, pictures=pictures, maps=maps, unread=unread, queries=queries)
+    return AttentionMaps(
+        what="attention",
+        subjects=subjects,
+        setting=setting,
+        num_images=len(images),
+        pictures=pictures,
+        maps=maps,
+        unread=unread,
+        queries=queries,
+    )
 
 
 def at_queries(found: Attention, queries: tuple[float, ...]) -> dict[str, torch.Tensor]:

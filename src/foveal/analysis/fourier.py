@@ -173,8 +173,15 @@ def fourier(
         spectra[subject.name] = {
             name: torch.fft.fftshift(total / len(pictures)).numpy() for name, total in amplitudes.items()
         }
-    common: Any = dict(what="fourier", subjects=subjects, setting=setting, num_images=len(pictures))
-    return Fourier(**common, curves=curves, spectra=spectra, named=bool(layers))
+    return Fourier(
+        what="fourier",
+        subjects=subjects,
+        setting=setting,
+        num_images=len(pictures),
+        curves=curves,
+        spectra=spectra,
+        named=bool(layers),
+    )
 
 
 def log_amplitude(amplitude: torch.Tensor) -> torch.Tensor:

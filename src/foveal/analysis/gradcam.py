@@ -108,8 +108,16 @@ def gradcam(
             labels, heat = cams(subject, at, images, class_index)
             parts.append((labels, heat, torch.stack([subject.shown(image) for image in images])))
         classes[subject.name], maps[subject.name], shown[subject.name] = (torch.cat(x).numpy() for x in zip(*parts))
-    common: Any = dict(what="gradcam", subjects=subjects, setting=setting, num_images=len(pictures))
-    return GradCam(**common, layers=layers, classes=classes, maps=maps, images=shown)
+    return GradCam(
+        what="gradcam",
+        subjects=subjects,
+        setting=setting,
+        num_images=len(pictures),
+        layers=layers,
+        classes=classes,
+        maps=maps,
+        images=shown,
+    )
 
 
 def default_layer(subject: Subject) -> str:

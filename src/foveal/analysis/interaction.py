@@ -304,9 +304,18 @@ def interaction(
         classes[subject.name] = labels.numpy()
         if not double:
             rounding[subject.name] = rounding_error(model, images[:1], labels[0], sampling, setting.batch)
-    common: Any = dict(what="interaction", subjects=subjects, setting=setting, num_images=len(pictures))
-    common |= dict(measured=measured, classes=classes, whose=whose, rounding=rounding)
-    return Interaction(**common, sampling=sampling, double=double)
+    return Interaction(
+        what="interaction",
+        subjects=subjects,
+        setting=setting,
+        num_images=len(pictures),
+        measured=measured,
+        classes=classes,
+        whose=whose,
+        sampling=sampling,
+        double=double,
+        rounding=rounding,
+    )
 
 
 def rounding_error(model: nn.Module, image: torch.Tensor, label: torch.Tensor, sampling: Sampling, batch: int) -> float:

@@ -127,8 +127,14 @@ def tokens(
             raise UserError(f"{subject.name} chooses no tokens; partialformer_b0 to b4 do")
         pictures[subject.name] = np.stack(seen)
         chosen[subject.name] = {layer: torch.cat(masks).numpy() for layer, masks in parts.items()}
-    common: Any = dict(what="tokens", subjects=subjects, setting=setting, num_images=len(images))
-    return Tokens(**common, pictures=pictures, chosen=chosen)
+    return Tokens(
+        what="tokens",
+        subjects=subjects,
+        setting=setting,
+        num_images=len(images),
+        pictures=pictures,
+        chosen=chosen,
+    )
 
 
 def lit(picture: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def first_of_equal(program: ExportedProgram) -> ExportedProgram:
     program = copy.deepcopy(program)
     graph = program.graph_module.graph
     for node in [node for node in graph.nodes if node.target is ATEN.topk.default]:
-        x, k, dim, largest, order = (*node.args, -1, True, True)[:5] if len(node.args) < 5 else node.args
+        x, k, dim, largest, order = (*node.args, *(-1, True, True)[len(node.args) - 2 :])
         if order or not largest or node.kwargs:  # whoever wants an order takes the values, too
             continue
         with graph.inserting_before(node):
