@@ -1,5 +1,6 @@
 """What the tests of training share: small data, small runs, and processes that die when they are told to."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -7,13 +8,16 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from foveal.cli import main
 from foveal.engine.checkpoint import replacing
 from foveal.tasks import write_config
 
@@ -34,6 +38,14 @@ def make_folder(root: Path, train: int = 24, val: int = 7, classes: tuple[str, .
     return root
 
 
+def foveal_command(*args) -> SimpleNamespace:
+    """Exit code, output and errors of a command in this process, also for fixtures of more than one test."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(arg) for arg in args])
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+
 def small_run(data: Path, out: Path, *extra: str) -> list[str]:
     """Arguments of a run of two epochs of 12 steps with all that is random in it."""
     model = '--model test_mat --model-args {"drop_path_rate":0.1,"drop_rate":0.1}'
@@ -46,7 +58,6 @@ def execute_here(
     argv: list[str], die_at: int | None, number: int, environment: dict[str, str], said: Path | None, space: int | None
 ) -> None:
     """Target of a process: ``foveal train``, which sends itself a signal at the start of a step."""
-    from foveal.cli import main
     from foveal.engine import loop
 
     os.environ.update(environment)

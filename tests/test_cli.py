@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +19,7 @@ from foveal.cli import COMMANDS, main
 from foveal.data import load_data, open_image
 from foveal.data.fashion_mnist import FashionMNIST
 from foveal.engine import Run
+from runs import foveal_command
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40), "white": (230, 230, 230)}
 SHORT = ["--epochs", "2", "--batch-size", "8", "--image-size", "32"]
@@ -35,14 +35,6 @@ def draw(folder, count, seed=0):
             pixels = stripes[:, None, None] * np.array(colour) + rng.integers(0, 25, (32, 32, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i:02d}.png")
     return folder
-
-
-def foveal_command(*args):
-    """Exit code, output and errors, for fixtures of more than one test."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(arg) for arg in args])
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 def metrics(run):

@@ -1,11 +1,9 @@
 """Metrics beside hand counts and independent formulations; ``foveal eval`` beside the pieces of timm's validate.py."""
 
-import io
 import json
 import math
 import sys
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +21,9 @@ from torch import nn
 
 from conftest import randomize
 from foveal import runtime
-from foveal.cli import main
 from foveal.metrics import Accuracy, Calibration, ClassificationReport, RealLabels, draw_confusion
 from foveal.tasks._classifier import Preprocessing, load_classifier
+from runs import foveal_command
 
 COLOURS = ["amber", "blue", "coral", "denim", "ebony", "fern", "gold"]
 SEEN = dict(input_size=(3, 40, 40), crop_pct=0.8, mean=(0.5, 0.4, 0.6), std=(0.2, 0.3, 0.25), interpolation="bilinear")
@@ -38,14 +36,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def foveal_command(*args):
-    """Exit code, output and errors."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(arg) for arg in args])
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 def evaluated(*args):

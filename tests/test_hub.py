@@ -2,11 +2,9 @@
 
 import base64
 import http.server
-import io
 import json
 import sys
 import threading
-from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -18,10 +16,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from conftest import randomize
-from foveal.cli import main
 from foveal.engine._card import model_card
 from foveal.tasks import ClassificationArgs
-from runs import save_model
+from runs import foveal_command, save_model
 
 NAMES = ["amber", "blue", "coral", "denim"]
 CONFIG = dict(
@@ -56,14 +53,6 @@ def card(**changes):
     return model_card(
         **(dict(card=CARD, run=RUN, config=CONFIG, figures=FIGURES, cost=COST, command=COMMAND) | changes)
     )
-
-
-def foveal_command(*args):
-    """Exit code, output and errors."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(arg) for arg in args])
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 @pytest.fixture(scope="module")

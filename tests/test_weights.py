@@ -2,9 +2,7 @@
 
 import hashlib
 import importlib.util
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,12 +16,11 @@ from conftest import MODELS, randomize
 from foveal import _weights
 from foveal._errors import UserError
 from foveal._weights import VARIABLE, WEIGHTS, Weights
-from foveal.cli import main
 from foveal.fidelity import TOP1
 from foveal.studies import STUDIES, Study
 from foveal.studies.classification import small
 from foveal.tasks import load_classifier
-from runs import make_folder, save_model
+from runs import foveal_command, make_folder, save_model
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "weights"
@@ -42,14 +39,6 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def foveal_command(*args):
-    """Exit code, output and errors."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(arg) for arg in args])
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 @here
