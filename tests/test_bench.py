@@ -146,14 +146,15 @@ def test_memory_that_suffices_for_each_but_not_for_all(monkeypatch):
 
 
 def test_bench_of_training_steps():
-    few, many = (
-        bench(["test_mat", "resnet18"], Setting(mode="train", size=(64, 64), batch=batch, rounds=2)) for batch in (2, 8)
+    few, many = (  # so far apart, and with a median of three, that other work on the machine does not swap their times
+        bench(["test_mat", "resnet18"], Setting(mode="train", size=(64, 64), batch=batch, rounds=3))
+        for batch in (2, 32)
     )
-    forward = bench(["test_mat", "resnet18"], Setting(size=(64, 64), batch=8, rounds=2))
+    forward = bench(["test_mat", "resnet18"], Setting(size=(64, 64), batch=32, rounds=3))
     for a, b, f, state in zip(few, many, forward, (3, 3), strict=True):
         assert all(math.isfinite(value) and value > 0 for value in list(asdict(b).values())[2:])
         assert (a.parameters, a.macs) == (b.parameters, b.macs) == (f.parameters, f.macs)
-        assert b.images_per_second == pytest.approx(8000 / b.latency_ms)
+        assert b.images_per_second == pytest.approx(32000 / b.latency_ms)
         # beside the weights their gradients and AdamW's two averages
         assert f.peak_memory_mib + 4 * state * b.parameters / 2**20 < b.peak_memory_mib
         assert a.peak_memory_mib < b.peak_memory_mib
