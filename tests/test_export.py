@@ -1,6 +1,7 @@
 """Exported models: every target computes what the model does, at every shape, or nothing is written."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ from foveal.export.prepare import folded
 SEEN = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 ROOMS = {"detection": detection, "segmentation": segmentation, "keypoints": keypoints}
 HEADS = [("detection", "ssd"), ("segmentation", "semantic_fpn"), ("keypoints", "simple_baseline")]
-SHARED = [name for name in TARGETS if name not in ("executorch", "web")]  # of minutes; of files that npm brings
+# Without what takes minutes, what is for Apple's systems, and what needs files that npm brings.
+SHARED = [name for name in TARGETS if name not in ("executorch", "coreml", "web")]
 FIXED = Options(fixed=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
@@ -80,7 +82,7 @@ def fixed(prepared, pictures, tmp_path_factory):
 
 
 def test_targets():
-    assert sorted(TARGETS) == ["executorch", "onnx", "openvino", "pt2", "web"]
+    assert sorted(TARGETS) == ["coreml", "executorch", "onnx", "openvino", "pt2", "web"]
     for name, target in TARGETS.items():
         assert target.name == name
         assert "fp32" in target.tolerance
@@ -132,6 +134,29 @@ def test_every_family_for_all_sizes(name, pictures, tmp_path):
 def test_executorch(prepared, pictures, tmp_path, options):
     done = export(prepared, TARGETS["executorch"], tmp_path, options, pictures)
     assert json.loads(done.files[1].read_text())["task"] == "classification"
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "body"),
+    [
+        ("classification", "", "test_emsnet"),
+        ("segmentation", "semantic_fpn", "test_mat"),
+        ("detection", "retinanet", "test_partialformer"),
+    ],
+)
+def test_coreml(task, head, body, pictures, tmp_path):
+    """Its runtime is of Apple's systems; here the package must have the inputs and outputs of the model."""
+    ct = pytest.importorskip("coremltools")
+    known = prepare(source(task, head, body), raw=True) if head else classifier(body)
+    done = export(known, TARGETS["coreml"], tmp_path, Options(), pictures)
+    assert (done.parity is None) == (platform.system() != "Darwin")
+    said = json.loads(TARGETS["coreml"].read(done.files[0]))
+    assert (said["task"], said["inputs"][0]["shape"]) == (task, [1, 3, 64, 64])
+    images = torch.zeros(1, 3, 64, 64)
+    wanted = {"images": images} | known.expected(images)
+    spec = ct.models.MLModel(str(done.files[0]), skip_model_load=True).get_spec().description
+    written = {one.name: tuple(one.type.multiArrayType.shape) for one in (*spec.input, *spec.output)}
+    assert written == {name: tuple(tensor.shape) for name, tensor in wanted.items()}
 
 
 @pytest.mark.parametrize(("task", "head"), HEADS)

@@ -91,7 +91,7 @@ def test_extras(wheel):
     for need in map(Requirement, wheel.metadata.get_all("Requires-Dist", [])):
         for extra in [extra for extra in wanted if need.marker and need.marker.evaluate({"extra": extra})]:
             wanted[extra].add(need.name)
-    users = wanted.keys() - {"all", "docs", "executorch", "test"}
+    users = wanted.keys() - {"all", "coreml", "docs", "executorch", "test"}
     assert len(users) >= 10
     assert wanted["all"] == set().union(*(wanted[extra] for extra in users))
     assert wanted["all"] | wanted["docs"] < wanted["test"]

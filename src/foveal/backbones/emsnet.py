@@ -94,7 +94,9 @@ class Propagation(nn.Module):
             weight = self.weight[y % patch, 0][:, x_ % patch]  # [H, W, C]
             return x[:, y // patch][:, :, x_ // patch] * weight
         if is_fast_path(x) or is_exporting():
-            x = (x[:, :, None, :, None] * self.weight).flatten(3, 4).flatten(1, 2)  # [B, h, p, w, p, C]
+            B, h, _, _ = x.shape
+            x = x.flatten(0, 1)[:, None, :, None] * self.weight  # [B * h, p, w, p, C], five axes as Core ML has them
+            x = x.flatten(2, 3).view(B, h * x.shape[1], -1, x.shape[-1])
         else:
             weight = self.weight.permute(3, 1, 0, 2)  # [C, 1, p, p]
             x = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight, stride=weight.shape[2:], groups=weight.shape[0])
@@ -130,8 +132,8 @@ def pool_whole(x: torch.Tensor, pool: Any) -> torch.Tensor:
     windows = [(size + patch - 1) // patch for size in sizes]
     down, right = [number * patch - size for number, size in zip(windows, sizes)]
     if isinstance(pool, nn.MaxPool2d):
-        return F.max_pool2d(F.pad(x, (0, right, 0, down), value=float("-inf")), patch)
-    x = F.avg_pool2d(F.pad(x, (0, right, 0, down)), patch)
+        return F.max_pool2d(F.pad(x, (0, right, 0, down), value=float("-inf")), patch, patch)
+    x = F.avg_pool2d(F.pad(x, (0, right, 0, down)), patch, patch)
     places = [torch.arange(number, device=x.device) * patch for number in windows]
     rows, cols = [(size - place).clamp(max=patch) / patch for size, place in zip(sizes, places)]  # shares not padded
     return x / (rows[:, None] * cols)

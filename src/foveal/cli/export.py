@@ -15,6 +15,7 @@ from ..export import (
     LAYOUTS,
     Exported,
     Options,
+    Target,
     built_in,
     calibration,
     check_free,
@@ -102,10 +103,10 @@ def main(
             failed += 1
             continue
         given = data is not None or bool(images)
-        compared = evaluate(prepared, target, done.files[0], pictures, labels) if given else {}
+        compared = evaluate(prepared, target, done.files[0], pictures, labels) if given and done.parity else {}
         if layout != "none":
             done = replace(done, files=LAYOUTS[layout](done.files[0]))
-        _show(done, compared, as_json)
+        _show(done, target, compared, as_json)
         if not as_json:
             print(f"  next: {(RAW if raw and target.suffix == '.onnx' else target.opens).format(done.files[0])}")
     return 2 if failed else 0
@@ -133,12 +134,13 @@ def _spread(count: int, most: int) -> list[int]:
     return [index * count // min(count, most) for index in range(min(count, most))]
 
 
-def _show(done: Exported, compared: dict[str, float], as_json: bool) -> None:
+def _show(done: Exported, target: Target, compared: dict[str, float], as_json: bool) -> None:
     parity = done.parity
     if as_json:
         said = asdict(done) | {"files": [str(file) for file in done.files], "bytes": done.size} | compared
         print(json.dumps(said))
         return
-    print(f"{done.files[0]}: {done.size / 2**20:.1f} MiB, {len(parity.shapes)} shapes, {parity.said()}")
+    said = f"{len(parity.shapes)} shapes, {parity.said()}" if parity else f"not run: {target.what} alone"
+    print(f"{done.files[0]}: {done.size / 2**20:.1f} MiB, {said}")
     if compared:
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in compared.items()))

@@ -1,6 +1,6 @@
 """Models of any task in other runtimes: one file per target, one graph for all; what is written is run and compared."""
 
-from . import executorch, onnx, openvino, pt2, web  # noqa: F401 - the import enters a target into TARGETS
+from . import coreml, executorch, onnx, openvino, pt2, web  # noqa: F401 - the import enters a target into TARGETS
 from ._export import Exported, export, file_of, text_of
 from ._source import Source, load_source
 from ._target import TARGETS, Options, Target, find

@@ -24,14 +24,14 @@ class Exported:
         target: its name.
         dtype: fp32, fp16 or int8.
         files: the first is the model, or the folder that holds it.
-        parity: how it compares with the definition.
+        parity: how it compares with the definition; None where the target's runtime is for another system.
         seconds: that making and comparing it took.
     """
 
     target: str
     dtype: str
     files: list[Path]
-    parity: Parity
+    parity: Parity | None
     seconds: float
 
     @property
@@ -54,7 +54,7 @@ def file_of(prepared: Prepared, target: Target, out: Path, options: Options) -> 
 def export(
     prepared: Prepared, target: Target, out: Path, options: Options, pictures: Sequence[Image.Image]
 ) -> Exported:
-    """Write a model for a target, run it, and compare it with the definition.
+    """Write a model for a target, run it if its runtime is for this system, and compare it with the definition.
 
     Args:
         out: folder; it is made.
@@ -70,15 +70,23 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         files = target.convert(prepared, Path(folder) / path.name, text_of(prepared, target, options), options)
-        try:
-            run = target.load(files[0])
-        except Exception as error:  # runtimes have no base of their errors
-            raise UserError(f"{path.name} is not written: its runtime cannot load it: {last_line(error)}") from None
-        parity = compare(prepared, target, run, options, list(pictures))
-        if not parity.passed:
-            raise UserError(f"{path.name} is not written: {parity.said()}; the tolerance is {parity.tolerance}")
+        parity = _parity(prepared, target, files[0], options, pictures) if target.runs_here else None
         moved = [Path(shutil.move(file, out / file.name)) for file in files]
     return Exported(target.name, options.dtype, moved, parity, time.perf_counter() - started)
+
+
+def _parity(
+    prepared: Prepared, target: Target, file: Path, options: Options, pictures: Sequence[Image.Image]
+) -> Parity:
+    """How a file compares with the definition; raises UserError if it is not within the tolerance."""
+    try:
+        run = target.load(file)
+    except Exception as error:  # runtimes have no base of their errors
+        raise UserError(f"{file.name} is not written: its runtime cannot load it: {last_line(error)}") from None
+    parity = compare(prepared, target, run, options, list(pictures))
+    if not parity.passed:
+        raise UserError(f"{file.name} is not written: {parity.said()}; the tolerance is {parity.tolerance}")
+    return parity
 
 
 def text_of(prepared: Prepared, target: Target, options: Options) -> str:

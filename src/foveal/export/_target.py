@@ -1,5 +1,6 @@
 """What an export target is, and how one is found by its name."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -52,6 +53,7 @@ class Target:
             ``threads`` is 1, where the runtime has a say in it.
         read: of a file, the text of its metadata.
         opens: what opens a file, whose name stands for {}: a command, or Python.
+        system: the only one that its runtime is for, as ``platform.system`` has it; on others files are not run.
     """
 
     name: str
@@ -65,6 +67,12 @@ class Target:
     load: Callable[..., Runner]
     read: Callable[[Path], str]
     opens: str
+    system: str | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the runtime is for this system."""
+        return self.system in (None, platform.system())
 
     def check(self, dtype: str) -> None:
         """Raise UserError if a package is missing or the target does not have the dtype."""
