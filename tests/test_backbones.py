@@ -314,6 +314,19 @@ def test_initial_outputs_are_sane(name):
     assert abs(loss.item() - math.log(10)) < 1.0
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_initial_spread(name):
+    """That of PVTv2: 0.02 in linear layers and learned tokens, by fan-out in depthwise kernels of 3x3."""
+    torch.manual_seed(0)
+    state, checked = timm.create_model(name).state_dict(), 0
+    wanted = {".qkv.weight": 0.02, ".proj.weight": 0.02, ".abstract": 0.02, "dwconv.weight": (2 / 9) ** 0.5}
+    for end, std in wanted.items():
+        if values := [value.flatten() for key, value in state.items() if key.endswith(end)]:
+            assert torch.cat(values).std() == pytest.approx(std, rel=0.15)
+            checked += 1
+    assert checked == (3 if name == "test_emsnet" else 4)
+
+
 def test_randomize_reaches_every_branch():
     """The other tests rest on it: no parameter of a randomised model stays at a constant."""
     for name in TINY:
