@@ -58,6 +58,23 @@ def test_a_recipe_goes_to_json_and_back(name):
     assert RECIPES[name].__doc__
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_of_a_run(terminal, tmp_path, monkeypatch):
+    """Without a terminal: now and then a line with what is left at the pace so far. Figures have four digits."""
+    monkeypatch.setattr("foveal.engine.progress.PLAIN_SECONDS", -1.0)
+    out = io.StringIO()
+    with RunLog(tmp_path, 20, Console(file=out, force_terminal=terminal, width=200), done=2) as log:
+        log.started -= 100
+        log.step(12, "3/5", {"loss": 0.123456, "lr": 0.1, "images_per_second": 50.4})
+        log.metrics({"epoch": 3, "top1": 12.345678}, "top1", 12)
+        log.say("[bold]as it is[/bold]")
+    said = ["epoch 3  top1 12.35", "[bold]as it is[/bold]"]
+    if terminal:
+        assert [line in out.getvalue() for line in (*said, "s left")] == [True, True, False]
+    else:
+        assert out.getvalue().splitlines() == ["epoch 3/5  loss 0.1235  50 images/s  80 s left", *said]
+
+
 def test_number_of_recipes():
     assert len(RECIPES) == 23
 
