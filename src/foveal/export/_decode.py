@@ -123,7 +123,7 @@ def _candidates(model: Any, raw: dict[str, Any], scores: torch.Tensor) -> tuple[
     picture, place, label = _true(scores > model.score_thresh).unbind(1)
     found = scores[picture, place, label]
     ends = raw["levels"].cumsum(0)
-    level = (place[:, None] >= ends).sum(1)
+    level = (place[:, None] >= ends).int().sum(1)  # Core ML takes sums of booleans for floats
     order = found.sort(descending=True).indices
     groups = (picture * len(ends) + level)[order]
     columns = torch.arange(scores.shape[0] * len(ends), device=scores.device)
