@@ -91,7 +91,8 @@ def table(lines: list[dict]) -> str:
             if x is None:
                 cells.append("not run")
             elif "failed" in x:
-                cells.append(f"no ({reasons.setdefault(x['failed'], len(reasons) + 1)})")
+                reason = x["failed"].replace(f"{key[1]}_{key[2]}", "it")
+                cells.append(f"no ({reasons.setdefault(reason, len(reasons) + 1)})")
             else:
                 cells.append(f"{x['difference']:.0e}" if "difference" in x else "written")
         name = f"`{key[1]}` on `{key[2]}`" if key[1] else f"`{key[2]}`"
