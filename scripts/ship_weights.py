@@ -68,7 +68,7 @@ Study `{study}`, seed {seed}.
 {about}
 
 ```sh
-foveal study {study} --rows {model} --seeds {seeds} --root DIR
+foveal study {study} --rows {model} --seeds {seeds} --root DIR --evidence fresh
 ```
 
 Made with foveal {foveal}, torch {torch}, timm {timm} on {hardware} ({device}). Other versions and machines give

@@ -1,4 +1,4 @@
-"""Lay the data of the studies, and the weights that one row starts from, into folders that foveal reads.
+"""Lay the data of the studies, and the weights that one backbone starts from, into folders that foveal reads.
 
     python scripts/study_data.py ARCHIVES DIR
 

@@ -146,7 +146,8 @@ def test_executorch(prepared, pictures, tmp_path, options):
 )
 def test_coreml(task, head, body, pictures, tmp_path):
     """Its runtime is of Apple's systems; here the package must have the inputs and outputs of the model."""
-    ct = pytest.importorskip("coremltools")
+    import coremltools as ct
+
     known = prepare(source(task, head, body)) if head else classifier(body)
     done = export(known, TARGETS["coreml"], tmp_path, Options(), pictures)
     assert (done.parity is None) == (platform.system() != "Darwin")

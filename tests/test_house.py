@@ -35,7 +35,6 @@ MAY_IMPORT = {  # docs/architecture.md says why
         "analysis",
         "bench",
         "data",
-        "detection",
         "engine",
         "export",
         "fidelity",
