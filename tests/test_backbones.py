@@ -293,17 +293,24 @@ def test_compiles_without_breaks(name):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("name", TINY)
-def test_exports_with_dynamic_batch_height_and_width(name):
-    """One program for all sizes, whether the example's windows and patches fit or not."""
+def test_exports_with_dynamic_batch_height_and_width(name, tmp_path):
+    """One program for all sizes, whether the example's windows and patches fit or not; also in ONNX Runtime."""
+    import onnxruntime
+
     model = create(name, features_only=True)
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(model, (torch.randn(2, 3, 224, 256),), dynamic_shapes=(dynamic,)).module()
+    program = torch.export.export(model, (torch.randn(2, 3, 224, 256),), dynamic_shapes=(dynamic,))
+    torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for shape in [(1, 3, 224, 224), (3, 3, 193, 257), (1, 3, 320, 416)]:
         images = torch.randn(shape)
+        outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.inference_mode():
-            for exported, level in zip(program(images), model(images), strict=True):
+            for exported, output, level in zip(program.module()(images), outputs, model(images), strict=True):
                 assert close(exported, level, 1e-5)
+                assert close(torch.from_numpy(output), level, 1e-4)
 
 
 @pytest.mark.parametrize("name", [*TINY, *SMALL])

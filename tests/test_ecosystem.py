@@ -155,24 +155,3 @@ def test_extracted_features_are_the_modules_own(name):
         for stage, extracted in zip(model.stages, extract(images).values(), strict=True):
             x = stage(x)
             assert close(extracted, x, 1e-5)
-
-
-@pytest.mark.filterwarnings("ignore")  # the exporter's own
-@pytest.mark.parametrize("name", TINY)
-def test_onnx_runtime_agrees_at_every_size(name, tmp_path):
-    """One file for all batches, heights and widths."""
-    import onnxruntime
-
-    model = create(name, features_only=True)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    program = torch.onnx.export(
-        model, (torch.randn(2, 3, 224, 256),), dynamic_shapes=(dynamic,), dynamo=True, opset_version=20, verbose=False
-    )
-    program.save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for shape in [(1, 3, 224, 224), (3, 3, 193, 257)]:
-        images = torch.randn(shape)
-        outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-        with torch.inference_mode():
-            for output, level in zip(outputs, model(images), strict=True):
-                assert close(torch.from_numpy(output), level, 1e-4)
