@@ -1,5 +1,8 @@
 """What the tests share: our models, found in timm's registry, and weights that make every operator count."""
 
+import random
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -50,6 +53,8 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(autouse=True)
 def _seed():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

@@ -326,7 +326,8 @@ def test_diverging_run_stops(pictures, tmp_path, capsys):
 @pytest.mark.parametrize("args", [[], ["--help"]])
 def test_usage(capsys, args):
     assert main(args) == 0
-    assert all(f"\n  {name}" in capsys.readouterr().out for name in ["train"])
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))

@@ -23,7 +23,8 @@ SIZE = (96, 160)
 CASES = [(detector, backbone) for detector in DETECTORS for backbone in TINY + PEERS]
 
 
-SMALL: dict[str, dict] = {  # detectors whose size is their own
+SMALL: dict[str, dict] = {  # detectors whose size is their own, and those that untrained find nothing else
+    **{name: dict(score_thresh=0.001) for name in ("retinanet", "fcos", "atss")},
     "detr": dict(
         embed_dim=32, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, dim_feedforward=64, num_queries=7
     ),
@@ -142,6 +143,7 @@ def test_a_picture_of_a_batch_is_as_alone(detector):
     images, sizes = torch.randn(2, 3, *SIZE), torch.tensor([SIZE, SIZE])
     with torch.no_grad():
         together, alone = model.detections(model(images, sizes), sizes), model.detections(model(images[1:]), sizes[1:])
+    assert len(alone[0]["scores"])
     for name in alone[0]:
         torch.testing.assert_close(together[1][name], alone[0][name], rtol=1e-3, atol=1e-3)
 
@@ -153,9 +155,19 @@ def test_copies_and_states(detector):
     other.load_state_dict(model.state_dict())
     images = torch.randn(1, 3, *SIZE)
     sizes = torch.tensor([SIZE])
+    assert len(model.detections(model(images), sizes)[0]["scores"])
     for one in (other, copy.deepcopy(model)):
         for a, b in zip(one.detections(one(images), sizes), model.detections(model(images), sizes)):
             assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "fcos", "atss"])
+def test_thresholds_at_the_ends(detector):
+    """Of 0 and 1, between which scores lie, neither is an error: all are above the first and none above the second."""
+    images, sizes = torch.randn(1, 3, *SIZE), torch.tensor([SIZE])
+    for threshold, number in (0, 100), (1, 0):
+        model = build(detector, "test_mat", 3, score_thresh=threshold).eval()
+        assert len(model.detections(model(images), sizes)[0]["scores"]) == number
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

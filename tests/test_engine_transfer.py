@@ -1,6 +1,5 @@
 """The engine with models over a backbone: resumption, averaged weights, several processes, ways to compute."""
 
-import functools
 import json
 import signal
 from pathlib import Path
@@ -107,7 +106,7 @@ def test_kills_in_one_epoch_change_nothing(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", ["--precision bf16 --ema-decay 0 --workers 1", "--channels-last --accumulate 2", "--frozen-bn"]
+    "flags", ["--precision bf16 --ema-decay 0 --workers 0", "--channels-last --accumulate 2", "--frozen-bn"]
 )
 def test_other_ways_to_compute_resume_too(flags, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -163,8 +162,7 @@ def depends_on_the_batch(name: str) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "sharding"),
-    [(name, []) for name in KINDS]
-    + [(name, ["--fsdp"]) for name in ("atss", "mask_rcnn", "upernet", "simple_baseline")],
+    [(name, []) for name in KINDS] + [(name, ["--fsdp"]) for name in SHARDED],
 )
 def test_two_processes_equal_one_with_twice_the_batch(name, sharding, tmp_path):
     """Losses are divided by the objects, anchors or boxes of all processes, whichever of them has how many.
@@ -176,6 +174,10 @@ def test_two_processes_equal_one_with_twice_the_batch(name, sharding, tmp_path):
     argv = plain_run(name, tmp_path / "two", "--batch-size", "4", *extra)
     assert execute_all([argv, argv]) == [0, 0]
     if depends_on_the_batch(name):
+        if sharding:  # whole networks in both processes are the same
+            argv = plain_run(name, tmp_path / "pair", "--batch-size", "4", "--epochs", "1")
+            assert execute_all([argv, argv]) == [0, 0]
+            nearly_same(tmp_path / "two" / "last", tmp_path / "pair" / "last")
         return
     assert execute(plain_run(name, tmp_path / "one", "--batch-size", "8", "--epochs", "1")) == 0
     for two, one in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
@@ -229,21 +231,18 @@ def test_accumulation_is_a_larger_batch(tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_compiled_model_learns_the_same(name, tmp_path, monkeypatch):
     """The C++ backend is left out, since a machine may have no compiler."""
-    extra = [
-        "--epochs",
-        "1",
-        "--warmup-epochs",
-        "0",
-        "--batch-size",
-        "8",
-        "--model",
-        "test_convnext",
-        "--model-args",
-        "{}",
-    ]
+    flags = "--epochs 1 --warmup-epochs 0 --batch-size 8 --model test_convnext --model-args {}"
+    extra = [*flags.split(), "--data", data_for(name, "scenes:16x64")]
     assert main(["train", *plain_run(name, tmp_path / "plain", *extra)]) == 0
-    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+    compiled, compile_ = [], nn.Module.compile
+
+    def noted(module: nn.Module, **args) -> None:
+        compiled.append(type(module))
+        compile_(module, **args, backend="aot_eager")
+
+    monkeypatch.setattr(nn.Module, "compile", noted)
     assert main(["train", *plain_run(name, tmp_path / "compiled", *extra, "--compile")]) == 0
+    assert compiled == [KINDS[name][1][name]]
     nearly_same(tmp_path / "compiled" / "last", tmp_path / "plain" / "last")
 
 

@@ -29,15 +29,6 @@ COLOURS = ["amber", "blue", "coral", "denim", "ebony", "fern", "gold"]
 SEEN = dict(input_size=(3, 40, 40), crop_pct=0.8, mean=(0.5, 0.4, 0.6), std=(0.2, 0.3, 0.25), interpolation="bilinear")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny products are slower on several, all the more beside other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def evaluated(*args):
     """The JSON object of an evaluation."""
     answer = foveal_command("eval", *args, "--json")

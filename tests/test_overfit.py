@@ -20,7 +20,6 @@ from foveal.tasks._transfer import TransferArgs
 
 FEW_BOXES = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100, "box_batch_size_per_image": 16}
 SMALL = {"num_queries": 16, "embed_dim": 128, "num_encoder_layers": 2, "num_decoder_layers": 3, "dim_feedforward": 256}
-NARROW = {"dim_feedforward": 256, "dim_dynamic": 16}
 SETTINGS = {  # arguments that make detectors small, anchors as small as the garments, and more steps where needed
     "retinanet": {"channels": 64, "anchor_size": 16, "steps": 300},
     "fcos": {"channels": 64},

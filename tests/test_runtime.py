@@ -111,7 +111,7 @@ def test_a_keypoint_estimator_sees_what_it_is_trained_on(pictures, files):
     new=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_logits_in_between(old, new, seed):
     logits = np.random.default_rng(seed).normal(size=(4, *old)).astype(np.float32)
     expected = F.interpolate(torch.from_numpy(logits)[None], new, mode="bilinear")[0]
@@ -154,7 +154,7 @@ def test_keypoints_of_heatmaps(method, sigma):
     box=st.tuples(st.floats(0, 79), st.floats(0, 59), st.floats(0, 60), st.floats(0, 60)),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_masks_in_their_pictures(box, seed):
     x, y, w, h = box
     corners = np.array([x, y, x + w, y + h], np.float32)

@@ -4,7 +4,6 @@ An anchor is positive where it overlaps an object more than a threshold that com
 head is FCOS's with one square anchor a position and a learned scale a level, as in mmdetection's ATSS.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -117,7 +116,7 @@ class ATSS(Detector):
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         raw = float_tree(raw)
         levels, found = raw["levels"].tolist(), []
-        threshold = math.log(self.score_thresh / (1 - self.score_thresh))
+        threshold = torch.tensor(self.score_thresh, dtype=torch.float64).logit(1e-9).item()  # also of 0 and 1
         for logits, deltas, centers, size in zip(raw["logits"], raw["deltas"], raw["centerness"], sizes):
             best, places, labels = candidates(logits, levels, threshold, self.topk_candidates)
             boxes = self.coder.decode_single(deltas[places], raw["anchors"][places])

@@ -3,7 +3,6 @@
 Losses and detections equal torchvision's. The two coarsest levels come from the backbone's last map, as in the paper.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -88,7 +87,7 @@ class RetinaNet(Detector):
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         raw = float_tree(raw)
         levels = raw["levels"].tolist()
-        threshold = math.log(self.score_thresh / (1 - self.score_thresh))
+        threshold = torch.tensor(self.score_thresh, dtype=torch.float64).logit(1e-9).item()  # also of 0 and 1
         found = []
         for logits, deltas, size in zip(raw["logits"], raw["deltas"], sizes):
             best, places, labels = candidates(logits, levels, threshold, self.topk_candidates)
