@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from foveal._errors import UserError
-from foveal.data import BadImage, Pictures, Stream, _decode, decode_image, decoder, load_data, load_split
+from foveal.data import FORMATS, BadImage, Pictures, Stream, _decode, decode_image, decoder, load_data, load_split
 from foveal.data._pictures import class_order
 
 shards_format = importlib.import_module("foveal.data.webdataset")  # whose name in foveal.data is the function's
@@ -631,6 +631,8 @@ def test_missing_shards_are_refused(tmp_path, name, said):
 def test_remote_shards_need_an_index():
     with pytest.raises(UserError, match="does not say how many samples it has; give an index"):
         load_split("https://example.org/train-{0..3}.tar")
+    with pytest.raises(UserError, match="does not say how many samples it has; give an index"):
+        load_split("http://[x.tar")
     with pytest.raises(UserError, match="expected a file, http:// or https://"):
         load_split("pipe:cat train-{0..3}.tar")
 
@@ -641,6 +643,7 @@ def test_remote_shards_need_an_index():
         ("classes.json", "{}", "is no list of class names"),
         ("classes.json", "[1]", "is no list of class names"),
         ("classes.json", "[", "is not JSON"),
+        ("classes.json", "[" * 100_000, "is not JSON: maximum recursion depth"),
         ("classes.txt", "a\n\nb", "is no list of class names"),
         ("classes.txt", "a\nb\na\n", "has the same class twice: a"),
         ("other", "", "needs the names of its classes: classes.json or classes.txt in .*shards"),
@@ -823,6 +826,12 @@ def test_a_named_set_is_its_test_part_in_evaluation():
 def test_unknown_names_are_refused(name):
     with pytest.raises(UserError, match=f"unknown data set or folder '{name}'; nearest: "):
         load_split(name)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_name_that_is_too_long_is_refused(kind):
+    with pytest.raises(UserError, match=r"^cannot read a{300}(/images)?: File name too long$"):
+        load_split("a" * 300, kind=kind)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "hf:a", "a.tar", "a.json", "a/b"])

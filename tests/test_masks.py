@@ -107,6 +107,7 @@ def test_masks_of_colours_and_palettes(folder):
         (lambda p: Image.fromarray(quarters()).convert("RGB").save(p), "classes.txt needs red, green and blue"),
         (lambda p: Image.fromarray(quarters().astype(np.float32)).save(p, "TIFF"), "mode F has no classes"),
         (lambda p: p.write_bytes(b"nothing"), "p2.png: not a picture"),
+        (lambda p: Image.fromarray(quarters()).convert("RGB").save(p, "EPS"), "p2.png: not a picture"),  # a program
         (lambda p: p.write_bytes(p.read_bytes()[:60]), "p2.png: "),
     ],
 )

@@ -39,8 +39,7 @@ def class_positions(name: str, own: list[str] | None, num_classes: int, classes:
         if {*classes} == {str(i) for i in range(num_classes)}:
             return [int(name) for name in classes]
         if own is None or (_synsets(classes) and not _synsets(own)):
-            place = {name: i for i, name in enumerate(sorted(classes))}
-            return [place[name] for name in classes]
+            return match_classes(name, sorted(classes), classes)
     if own is None or len(classes) != num_classes:
         raise UserError(f"{name} has {num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
     return match_classes(name, own, classes)

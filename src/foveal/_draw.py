@@ -21,8 +21,6 @@ def draw_objects(picture: Image.Image, found: Mapping[str, Any], classes: Sequen
             ``masks`` bool [n, H, W] if any.
         classes: their names.
     """
-    if not len(found["labels"]):
-        return picture.copy()
     ordered = {name: np.asarray(value)[::-1] for name, value in found.items()}
     labels = ordered["labels"].tolist()
     colours = [colour(label) for label in labels]

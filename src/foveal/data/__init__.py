@@ -4,6 +4,7 @@ Reading them needs numpy and Pillow. What makes tensors of pictures needs PyTorc
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -153,7 +154,7 @@ def _fashion_mnist(root: Path | None) -> Parts:
 def _rootless(read: Callable[[str], Parts], takers: str = "fashion, fashion-mnist") -> Callable[..., Parts]:
     """A reader of data that lies where its name says; ``takers`` have a root."""
 
-    def reader(name: str, root: Path | None, _: bool) -> Parts:
+    def reader(name: str, root: Path | None, _: bool = False) -> Parts:
         if root is not None:
             raise UserError(f"--root has no effect on {name}; it is for {takers}")
         return read(name)
@@ -167,12 +168,9 @@ _figures, _whole_figures = _rootless(figures, TAKERS), _rootless(whole_figures, 
 
 DATASETS: dict[str, dict[str, Callable[[Path | None], Parts]]] = {  # by kind
     "classification": {"fashion": _fashion, "fashion-mnist": _fashion_mnist},
-    "detection": {
-        "scenes": lambda root: _scenes("scenes", root, False),
-        "figures": lambda root: _whole_figures("figures", root, False),
-    },
-    "segmentation": {"scenes": lambda root: _scene_masks("scenes", root, False)},
-    "keypoints": {"figures": lambda root: _figures("figures", root, False)},
+    "detection": {"scenes": partial(_scenes, "scenes"), "figures": partial(_whole_figures, "figures")},
+    "segmentation": {"scenes": partial(_scene_masks, "scenes")},
+    "keypoints": {"figures": partial(_figures, "figures")},
 }
 
 FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
@@ -191,7 +189,7 @@ FORMATS: dict[str, list[Format]] = {  # by kind; the first that fits is taken
     ],
     "segmentation": [
         Format("scenes:COUNT, scenes:COUNTxHEIGHT", lambda name: name.startswith("scenes:"), _scene_masks),
-        Format("images/ beside masks/ and classes.txt, ADE20K", is_mask_folder, mask_folder),
+        Format("images/ beside masks/ and classes.txt, ADE20K", is_mask_folder, _rootless(mask_folder, TAKERS)),
     ],
     "keypoints": [
         Format("figures:COUNT, figures:COUNTxHEIGHT", lambda name: name.startswith("figures:"), _figures),
@@ -235,7 +233,8 @@ def load_data(
         other = load_split(val, root if files else None, kind=kind, skip=skip)
         _check_labels(val, other)
         if train.classes != other.classes:
-            raise UserError(f"{name} and {val} differ in their classes: {_difference(train.classes, other.classes)}")
+            odd = class_order({*train.classes} ^ {*other.classes}) or ["their order"]
+            raise UserError(f"{name} and {val} differ in their classes: {some(odd, 8)}")
         return train, other
     if own is not None:
         _check_labels(name, own)
@@ -270,10 +269,14 @@ def load_parts(name: str, root: Path | None = None, *, kind: str = "classificati
     """Training and validation part as the source has them; see ``load_data``."""
     if name in DATASETS[kind]:
         return DATASETS[kind][name](root)
-    for known in FORMATS[kind]:
-        if known.fits(name):
-            return known.read(name, root, skip)
-    if Path(name).is_dir():
+    try:
+        for known in FORMATS[kind]:
+            if known.fits(name):
+                return known.read(name, root, skip)
+        folder = Path(name).is_dir()
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise UserError(f"cannot read {error.filename or name}: {error.strerror}") from None
+    if folder:
         raise UserError(f"{name} holds no data for {kind}; expected {'; '.join(f.what for f in FORMATS[kind])}")
     if "/" in name:
         raise UserError(f"no such file or folder: {name}")
@@ -291,7 +294,3 @@ def _check_labels(name: str, data: Data) -> None:
     _check_some(name, data)
     if isinstance(data, Labelled) and any(data.label(index) == UNLABELLED for index in range(len(data))):
         raise UserError(f"{name} has pictures without a class")
-
-
-def _difference(ours: list[str], others: list[str]) -> str:
-    return some(class_order({*ours} ^ {*others}) or ["their order"], 8)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class ArrayBatches:
         stack: Callable[[list[dict]], dict] | None = None,
     ):
         self.data, self.transform, self.batch_size, self.stack = data, transform, batch_size, stack or stack_labelled
-        self.workers, self.pool = workers, ThreadPoolExecutor(workers) if workers else None
+        self.pool = ThreadPoolExecutor(workers) if workers else None
 
     def __enter__(self) -> "ArrayBatches":
         return self
@@ -58,46 +59,45 @@ class ArrayBatches:
 
     def epoch(self) -> Iterator[dict]:
         """All batches, each with "bad", the messages of pictures that cannot be read."""
-        waiting: list[dict] = []
-        for sample in self._read():
-            waiting.append(sample)
-            if len(waiting) == self.batch_size:
-                yield self._batch(waiting)
-                waiting = []
-        if waiting:
-            yield self._batch(waiting)
+        samples = self._samples()
+        while batch := list(islice(samples, self.batch_size)):
+            yield collate(batch, self.stack)
 
-    def _batch(self, samples: list[dict]) -> dict:
-        good = [sample for sample in samples if "bad" not in sample]
-        bad = [sample["bad"] for sample in samples if "bad" in sample]
-        return (self.stack(good) if good else {"name": []}) | {"bad": bad}
-
-    def _read(self) -> Iterator[dict]:
+    def _samples(self) -> Iterator[dict]:
         """Samples in order."""
         if self.pool is None:
-            yield from (make() for make in self._samples())
+            yield from map(self._sample, self._readers())
             return
         ahead: deque[Any] = deque()
-        for make in self._samples():
-            ahead.append(self.pool.submit(make))
+        for read in self._readers():
+            ahead.append(self.pool.submit(self._sample, read))
             if len(ahead) > AHEAD * self.batch_size:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
-    def _samples(self) -> Iterator[Callable[[], dict]]:
+    def _readers(self) -> Iterator[Callable[[], dict]]:
+        """What reads each sample."""
         if isinstance(self.data, Stream):
-            for sample in self.data.samples(0, 1, seed=None, epoch=0, skip=0):
-                yield partial(self._made, sample.sample)
-        else:
-            for index in range(len(self.data)):
-                yield partial(self._made, partial(self.data.sample, index))
+            return (sample.sample for sample in self.data.samples(0, 1, seed=None, epoch=0, skip=0))
+        return (partial(self.data.sample, index) for index in range(len(self.data)))
 
-    def _made(self, read: Callable[[], dict]) -> dict:
+    def _sample(self, read: Callable[[], dict]) -> dict:
         try:
             return self.transform(read(), dict)
         except BadImage as error:
             return {"bad": str(error)}
+
+
+def collate(samples: list[dict], stack: Callable[[list[dict]], dict], fill: bool = False) -> dict:
+    """A batch of the readable samples; to ``fill`` it, they stand in for the others."""
+    good = [sample for sample in samples if "bad" not in sample]
+    bad = [sample["bad"] for sample in samples if "bad" in sample]
+    if not good:
+        return {"name": [], "bad": bad}
+    if fill:
+        good += [good[i % len(good)] for i in range(len(bad))]
+    return stack(good) | {"bad": bad}
 
 
 def stack_labelled(samples: list[dict]) -> dict:

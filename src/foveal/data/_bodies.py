@@ -63,8 +63,9 @@ class Bodies(Pictures):
     def truth(self, picture: int) -> dict[str, Any]:
         """What evaluation needs of a picture: ``image_id``, and of all of its bodies ``boxes`` [n, 4], ``labels``,
         ``crowd``, ``area`` [n], ``keypoints`` [n, K, 3]."""
+        objects = self.objects(picture)
         names = ("image_id", "boxes", "labels", "crowd", "area", "keypoints")
-        return {name: getattr(self.objects(picture), name) for name in names}
+        return {name: getattr(objects, name) for name in names}
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -91,15 +92,13 @@ class Bodies(Pictures):
             that a detector found; "body" and "score" of the crop; "label", place of its kind in ``categories``;
             "index"; and "truth", see ``truth``.
         """
-        crop = self.crops[index]
-        objects = self.objects(crop.picture)
-        target: dict[str, Any] = {"index": index, "body": crop.body, "score": crop.score}
-        target["truth"] = self.truth(crop.picture)
+        crop, truth = self.crops[index], self.truth(self.crops[index].picture)
+        target: dict[str, Any] = {"index": index, "body": crop.body, "score": crop.score, "truth": truth}
         if crop.body is None:
             return {"target": target | {"box": np.array(crop.box, dtype=np.float32), "label": crop.label}}
-        body, keypoints = crop.body, target["truth"]["keypoints"]
-        target |= {"box": objects.boxes[body].astype(np.float32), "label": int(objects.labels[body])}
-        return {"target": target | {"keypoints": keypoints[body].astype(np.float32)}}
+        box, label, keypoints = (truth[name][crop.body] for name in ("boxes", "labels", "keypoints"))
+        target |= {"box": box.astype(np.float32), "label": int(label), "keypoints": keypoints.astype(np.float32)}
+        return {"target": target}
 
 
 class MarkedBodies(Bodies):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -136,10 +136,7 @@ def _torchcodec() -> Decoder:
     decode_with(decode_jpeg, _tiny_jpeg())
     return Decoder(
         f"torchcodec {torchcodec.__version__}",
-        {
-            "JPEG": lambda data: decode_with(decode_jpeg, data),
-            "WEBP": lambda data: decode_with(decode_webp, data),
-        },
+        {"JPEG": partial(decode_with, decode_jpeg), "WEBP": partial(decode_with, decode_webp)},
     )
 
 

@@ -10,7 +10,9 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
 from .._errors import UserError
+from ._arrays import collate
 from ._decode import BadImage
 from ._pictures import Pictures, Stream
 
@@ -95,11 +98,10 @@ class Batches:
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[dict]:
         """The batches of an epoch, from number ``start`` on."""
         if isinstance(self.data, Stream):
-            share: dict[str, Any] = dict(batch_size=self.batch_size, seed=self.seed, rank=self.rank, world=self.world)
-            stream = _Streamed(self.data, self.transform, epoch, start, **share)
-            loader = DataLoader(stream, batch_size=self.batch_size, **self.options)
-            self.iterator = iter(loader)
-            return self._limited(self.iterator, start)
+            place = epoch, start, self.batch_size, self.seed, self.rank, self.world
+            stream = _Streamed(self.data, self.transform, *place)
+            self.iterator = iter(DataLoader(stream, batch_size=self.batch_size, **self.options))
+            return islice(self.iterator, None if self.seed is None else len(self) - start)
         if self.loader is None:  # one for all epochs, so that its workers live on
             self.loader = DataLoader(
                 _Listed(self.data, self.transform, self.seed),
@@ -123,22 +125,6 @@ class Batches:
             mine = order.view(-1, self.world, B)[:, self.rank].flatten()
         for batch in mine[start * B :].split(B):
             yield [(epoch, index) for index in batch.tolist()]
-
-    def _limited(self, batches: Iterator[dict], start: int) -> Iterator[dict]:
-        if self.seed is None:
-            return batches
-        return (batch for _, batch in zip(range(start, len(self)), batches))
-
-
-def collate(samples: list[dict], stack: Callable[[list[dict]], dict], fill: bool) -> dict:
-    """A batch of the readable samples; to ``fill`` it, they stand in for the others."""
-    good = [sample for sample in samples if "bad" not in sample]
-    bad = [sample["bad"] for sample in samples if "bad" in sample]
-    if not good:
-        return {"name": [], "bad": bad}
-    if fill:
-        good += [good[i % len(good)] for i in range(len(bad))]
-    return stack(good) | {"bad": bad}
 
 
 class _Order(Sampler[list[tuple[int, int]]]):
@@ -165,23 +151,18 @@ class _Listed(Dataset):
             return {"bad": str(error)}
 
 
+@dataclass(eq=False)
 class _Streamed(IterableDataset):
     """This process's share of a stream; the loader takes a batch from each of its workers in turn."""
 
-    def __init__(
-        self,
-        data: Stream,
-        transform: Callable,
-        epoch: int,
-        start: int,
-        *,
-        batch_size: int,
-        seed: int | None,
-        rank: int,
-        world: int,
-    ):
-        self.data, self.transform, self.epoch, self.start = data, transform, epoch, start
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+    data: Stream
+    transform: Callable
+    epoch: int
+    start: int
+    batch_size: int
+    seed: int | None
+    rank: int
+    world: int
 
     def __iter__(self) -> Iterator[dict]:
         info = get_worker_info()

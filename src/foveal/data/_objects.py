@@ -13,6 +13,7 @@ from PIL import Image
 from .._errors import UserError
 from ._decode import BadImage, open_image, picture_size
 from ._pictures import Pictures
+from ._shapes import tight
 from ._skeleton import Joints
 
 EDGE = 1.0  # px by which a box may stick out of its picture: tools round differently; it is cut, and listed as mended
@@ -202,6 +203,13 @@ def objects_of(marks: Sequence[Mark], image_id: int | str, size: tuple[int, int]
         size,
         None if place is None else (place, [mark.place for mark in marks]),
     )
+
+
+def objects_seen(masks: list[np.ndarray], labels: Sequence[int], image_id: int, size: tuple[int, int]) -> Objects:
+    """The objects of a picture that was drawn: boxes and areas are of the masks, bool [H, W], of what is seen."""
+    area = np.array([np.count_nonzero(mask) for mask in masks], np.float64)
+    boxes, crowd = tight(np.stack(masks)).astype(np.float64), np.zeros(len(masks), bool)
+    return Objects(boxes, np.array(labels, np.int64), crowd, area, masks, image_id=image_id, size=size)
 
 
 def fit_box(box: Sequence[float], size: tuple[int, int]) -> list[float]:

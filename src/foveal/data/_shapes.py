@@ -26,13 +26,9 @@ def fitted(size: Sequence[int], shorter: int, longest: int) -> tuple[int, int]:
 
 def tight(masks: Any) -> np.ndarray:
     """Boxes float32 [n, 4] around masks bool [n, H, W]; zeros for a mask without a pixel."""
-    rows, columns = masks.any(2), masks.any(1)
-    first, last = (
-        np.stack([side.argmax(1) for side in sides]) for sides in ((columns, rows), (columns[:, ::-1], rows[:, ::-1]))
-    )
-    ends = np.array([[columns.shape[1]], [rows.shape[1]]]) - last
-    boxes = np.concatenate([first, ends]).T * rows.any(1, keepdims=True)
-    return boxes.astype(np.float32)
+    (_, H, W), rows, columns = masks.shape, masks.any(2), masks.any(1)
+    edges = columns.argmax(1), rows.argmax(1), W - columns[:, ::-1].argmax(1), H - rows[:, ::-1].argmax(1)
+    return (np.stack(edges, axis=1) * rows.any(1, keepdims=True)).astype(np.float32)
 
 
 def look(box: Sequence[float], size: tuple[int, int], padding: float = PADDING, angle: float = 0.0) -> np.ndarray:

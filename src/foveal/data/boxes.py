@@ -1,4 +1,4 @@
-"""What happens to pictures with boxes and masks: torchvision's transforms v2 over its tv_tensors.
+"""What happens to pictures with boxes and masks.
 
 Pixels stay bytes in the order of channels that they are decoded in until the last step, a picture is cut before it is
 resized, and its colours are changed where it is smaller; so a picture costs less than resizing it as floats would.
@@ -7,15 +7,15 @@ resized, and its colours are changed where it is smaller; so a picture costs les
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from .._errors import UserError
 from . import _shapes
@@ -115,9 +115,9 @@ class BoxTransform:
         else:
             example = self._augmented(self.augment, sample, draw)
             image = example.image
-            target = {"boxes": example.boxes.as_subclass(torch.Tensor), "labels": example.labels}
+            target = {"boxes": example.boxes, "labels": example.labels}
             if self.masks:
-                target["masks"] = example.masks.as_subclass(torch.Tensor)
+                target["masks"] = example.masks
             target["image_id"] = sample["target"]["image_id"]
         return {
             "image": normalized(image, self.mean, self.std),
@@ -164,8 +164,8 @@ class BoxTransform:
 
     def _ssd_view(self, example: "Example", size: int) -> tuple["Example", "View"]:
         """SSD's crop of a picture in a larger frame, of which only what it shows is ever made."""
-        boxes: Any = example.boxes
-        (H, W), (left, top) = example.size, (0, 0)
+        (H, W), (left, top), make = example.size, (0, 0), cast(Any, BoundingBoxes)
+        boxes: Any = make(example.boxes, format=XYXY, canvas_size=(H, W))  # as torchvision's transforms take them
         if random.random() < 0.5:
             border = self.zoom_out.make_params([boxes])["padding"]
             left, top = border[:2]
@@ -202,9 +202,9 @@ class Example:
     """
 
     image: torch.Tensor
-    boxes: Any  # BoundingBoxes
+    boxes: torch.Tensor
     labels: torch.Tensor
-    masks: Any = None  # Mask or None
+    masks: Any = None  # a tensor, or None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -214,45 +214,42 @@ class Example:
         """Only the objects that ``which``, bool [n], says."""
         if which.all():
             return self
-        boxes = _boxes(self.boxes.as_subclass(torch.Tensor)[which], self.size)
-        masks = None if self.masks is None else Mask(self.masks[which])
-        return Example(self.image, boxes, self.labels[which], masks)
+        masks = None if self.masks is None else self.masks[which]
+        return Example(self.image, self.boxes[which], self.labels[which], masks)
 
     def mirrored(self) -> "Example":
         """Left and right exchanged."""
-        flip = v2.functional.horizontal_flip
-        masks = None if self.masks is None else flip(self.masks)
-        return Example(flip(self.image), flip(self.boxes), self.labels, masks)
+        boxes = self.boxes.clone()
+        boxes[:, [2, 0]] = self.size[1] - self.boxes[:, [0, 2]]
+        return Example(self.image.flip(2), boxes, self.labels, None if self.masks is None else self.masks.flip(2))
 
     def cropped(self, window: tuple[int, int, int, int]) -> "Example":
         """The part (top, left, height, width), which lies inside the picture."""
         if window == (0, 0, *self.size):
             return self
-        crop, (top, left, _, _) = v2.functional.crop, window
-        image = crop(self.image, *window)
-        masks = None if self.masks is None else crop(self.masks, *window)
-        before = self.boxes.as_subclass(torch.Tensor) - torch.tensor([left, top, left, top])
-        boxes = _clamped(before, window[2:])
+        top, left, h, w = window
+        rows, columns = slice(top, top + h), slice(left, left + w)
+        before, masks = self.boxes - torch.tensor([left, top, left, top]), None
+        boxes = _clamped(before, (h, w))
         enough = _area(boxes) >= LEFT * _area(before)
-        if masks is not None:
+        if self.masks is not None:
+            masks = self.masks[:, rows, columns]
             cut = (boxes != before).any(1) & (_area(boxes) > 0)
-            both: Any = (self.masks, masks)
-            whole, part = (x.as_subclass(torch.Tensor)[cut] for x in both)
-            enough[cut] = _pixels(part) >= LEFT * _pixels(whole)
-            boxes[cut] = tight(part)  # zeros where no pixel is left
-        enough &= _solid(boxes, window[2:])
-        return Example(image, _boxes(boxes, window[2:]), self.labels, masks).chosen(enough)
+            enough[cut] = _pixels(masks[cut]) >= LEFT * _pixels(self.masks[cut])
+            boxes[cut] = tight(masks[cut])  # zeros where no pixel is left
+        enough &= _solid(boxes, (h, w))
+        return Example(self.image[:, rows, columns], boxes, self.labels, masks).chosen(enough)
 
     def resized(self, size: tuple[int, int]) -> "Example":
         """The whole in another size; what becomes smaller than a pixel is no longer marked."""
-        image = resized(self.image, size)
-        boxes = _clamped(v2.functional.resize(self.boxes, list(size)).as_subclass(torch.Tensor), size)
+        h, w = (new / old for new, old in zip(size, self.size))
+        boxes = _clamped(self.boxes * torch.tensor([w, h, w, h]), size)
         solid, masks = _solid(boxes, size), self.masks
         if masks is not None and size != self.size:
-            masks = Mask(nearest(masks, size))
+            masks = nearest(masks, size)
             if size[0] < self.size[0] or size[1] < self.size[1]:
-                solid &= masks.as_subclass(torch.Tensor).any(2).any(1)
-        return Example(image, _boxes(boxes, size), self.labels, masks).chosen(solid)
+                solid &= masks.any(2).any(1)
+        return Example(resized(self.image, size), boxes, self.labels, masks).chosen(solid)
 
     def framed(self, place: tuple[int, int], size: tuple[int, int], fill: torch.Tensor) -> "Example":
         """The picture at a place (top, left) of a larger one of ``size``, the rest of which is filled."""
@@ -261,9 +258,9 @@ class Example:
         (top, left), (h, w) = place, self.size
         image = fill.repeat(*size, 1).permute(2, 0, 1)
         image[:, top : top + h, left : left + w] = self.image
-        border = [left, top, size[1] - left - w, size[0] - top - h]
-        masks = None if self.masks is None else v2.functional.pad(self.masks, border)
-        return Example(image, v2.functional.pad(self.boxes, border), self.labels, masks)
+        border = (left, size[1] - left - w, top, size[0] - top - h)
+        masks = None if self.masks is None else F.pad(self.masks, border)
+        return Example(image, self.boxes + torch.tensor([left, top, left, top]), self.labels, masks)
 
 
 def colour(augment: BoxAugment | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -280,10 +277,9 @@ def read(sample: dict, masks: bool) -> Example:
     image, target = pixels(sample["image"]), sample["target"]
     size = image.shape[1], image.shape[2]
     kept = np.flatnonzero(~np.asarray(target["crowd"]))
-    decoded = Mask(_decoded(sample, kept.tolist(), size)) if masks else None
+    decoded = _decoded(sample, kept.tolist(), size) if masks else None
     boxes = _clamped(torch.as_tensor(target["boxes"][kept]), size)
-    example = Example(image, _boxes(boxes, size), torch.as_tensor(target["labels"][kept]), decoded)
-    return example.chosen(_solid(boxes, size))
+    return Example(image, boxes, torch.as_tensor(target["labels"][kept]), decoded).chosen(_solid(boxes, size))
 
 
 def _decoded(sample: dict, kept: list[int], size: tuple[int, int]) -> torch.Tensor:
@@ -318,15 +314,14 @@ def mosaic(four: Sequence[Example], size: tuple[int, int], fill: torch.Tensor) -
     image = fill.repeat(H, W, 1).permute(2, 0, 1)
     for (top, left), part in parts:
         image[:, top : top + part.size[0], left : left + part.size[1]] = part.image
-    moved = [part.boxes.as_subclass(torch.Tensor) + torch.tensor([x, y, x, y]) for (y, x), part in parts]
-    joined = Example(image, _boxes(torch.cat(moved), size), torch.cat([part.labels for _, part in parts]))
+    moved = [part.boxes + torch.tensor([x, y, x, y]) for (y, x), part in parts]
+    joined = Example(image, torch.cat(moved), torch.cat([part.labels for _, part in parts]))
     if four[0].masks is not None:
-        masks, first = torch.zeros(len(joined.labels), H, W, dtype=torch.bool), 0
+        joined.masks, first = torch.zeros(len(joined.labels), H, W, dtype=torch.bool), 0
         for (top, left), part in parts:
             last = first + len(part.labels)
-            masks[first:last, top : top + part.size[0], left : left + part.size[1]] = part.masks
+            joined.masks[first:last, top : top + part.size[0], left : left + part.size[1]] = part.masks
             first = last
-        joined.masks = Mask(masks)
     return joined
 
 
@@ -339,25 +334,20 @@ def copy_paste(example: Example, other: Example) -> Example:
     pasted = other.chosen(torch.rand(len(other.labels)) < 0.5).cropped((0, 0, h, w))
     if not len(pasted.labels):
         return example
-    pasted_masks: torch.Tensor = pasted.masks.as_subclass(torch.Tensor)
-    cover = torch.zeros(example.size, dtype=torch.bool)
-    cover[:h, :w] = pasted_masks.any(0)
+    above = F.pad(pasted.masks, (0, example.size[1] - w, 0, example.size[0] - h))
+    cover = above.any(0)
     image = example.image.clone()
     image[:, :h, :w] = torch.where(cover[:h, :w], pasted.image, image[:, :h, :w])
-    before: torch.Tensor = example.masks.as_subclass(torch.Tensor)
-    after = before & ~cover
-    pixels_before, pixels_after = _pixels(before), _pixels(after)
-    boxes = example.boxes.as_subclass(torch.Tensor).clone()
-    covered = pixels_after < pixels_before
+    after = example.masks & ~cover
+    pixels_before, pixels_after = _pixels(example.masks), _pixels(after)
+    boxes, covered = example.boxes.clone(), pixels_after < pixels_before
     boxes[covered] = tight(after[covered])
-    left = replace(example, image=image, boxes=_boxes(boxes, example.size), masks=Mask(after))
-    left = left.chosen((pixels_after >= LEFT * pixels_before) & (pixels_after > 0))
-    padded = F.pad(pasted_masks, (0, example.size[1] - w, 0, example.size[0] - h))
+    left = (pixels_after >= LEFT * pixels_before) & (pixels_after > 0)
     return Example(
         image,
-        _boxes(torch.cat([left.boxes.as_subclass(torch.Tensor), pasted.boxes.as_subclass(torch.Tensor)]), example.size),
-        torch.cat([left.labels, pasted.labels]),
-        Mask(torch.cat([left.masks.as_subclass(torch.Tensor), padded])),
+        torch.cat([boxes[left], pasted.boxes]),
+        torch.cat([example.labels[left], pasted.labels]),
+        torch.cat([after[left], above]),
     )
 
 
@@ -391,11 +381,6 @@ def stack_marked(samples: list[dict]) -> dict:
         targets.append(target)
     sizes = {name: torch.stack([sample[name] for sample in samples]) for name in ("size", "original")}
     return {"image": images, **sizes, "target": targets, "name": [sample["name"] for sample in samples]}
-
-
-def _boxes(boxes: torch.Tensor, size: Sequence[int]) -> Any:
-    make: Any = BoundingBoxes
-    return make(boxes, format=XYXY, canvas_size=(size[0], size[1]))
 
 
 def _clamped(boxes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -103,7 +103,7 @@ def _files(folder: Path, keypoints: bool = False) -> dict[str, Path]:
     found, prefix = {}, PREFIXES[keypoints]
     for part, roboflow in (("train", "train"), ("val", "valid")):
         files = sorted((folder / "annotations").glob(f"{prefix}{part}*.json"))
-        files += [file for file in [folder / roboflow / "_annotations.coco.json"] if file.is_file()]
+        files += (folder / roboflow).glob("_annotations.coco.json")
         if len(files) > 1:
             raise UserError(f"{folder} has several annotation files, name one: {', '.join(map(str, files))}")
         if files:
@@ -145,9 +145,7 @@ def write_coco(data: Marked, file: Path) -> None:
         UserError: it exists, or cannot be written.
     """
     source: dict[str, Any] = _load(data.file) if data.file is not None else {key: [] for key in LISTS}
-    known = {
-        entry["id"]: entry for entry in source["categories"] if isinstance(entry, dict) and _is_id(entry.get("id"))
-    }
+    known = {_key(entry, "id"): entry for entry in source["categories"]}
     categories = [{"id": i, "name": name} | known.get(i, {}) for i, name in zip(data.category_ids, data.classes)]
     images, annotations = [], []
     for number, (path, objects) in enumerate(zip(data.paths, data.objects), start=1):
@@ -349,7 +347,7 @@ class _Reader:
         if not isinstance(entry, dict):
             raise Wrong(f"expected an object with id, image_id, category_id and bbox, got {brief(entry)}")
         for name in ("id", "image_id"):
-            if not _is_id(entry.get(name)):
+            if _key(entry, name) is None:
                 raise Wrong(f"{name} must be a whole number, got {brief(entry.get(name))}")
         if entry["image_id"] not in self.pictures:
             raise Wrong(f"no image has the id {brief(entry['image_id'])}")
@@ -486,9 +484,8 @@ def _of_runs(code: dict, size: tuple[int, int]) -> tuple[list[float], float]:
     starts, ends = (ends - runs[1::2])[runs[1::2] > 0], ends[runs[1::2] > 0]
     if not len(starts):
         raise Wrong("the mask has no pixel")
-    whole = (
-        starts // H != (ends - 1) // H
-    )  # runs go down the columns; one that reaches into the next touches both edges
+    # runs go down the columns; one that reaches into the next touches both edges
+    whole = starts // H != (ends - 1) // H
     y1, y2 = np.where(whole, 0, starts % H).min(), np.where(whole, H, (ends - 1) % H + 1).max()
     return [float(v) for v in (starts[0] // H, y1, (ends[-1] - 1) // H + 1, y2)], float((ends - starts).sum())
 
@@ -584,11 +581,7 @@ def _json(file: Path) -> Any:
         raise Unreadable(file, "content", f"no COCO JSON: {first_line(error)}") from None
 
 
-def _is_id(value: Any) -> bool:
-    return type(value) in (int, str)
-
-
 def _key(entry: Any, name: str) -> Any:
     """An id in an entry; None if it has none."""
     value = entry.get(name) if isinstance(entry, dict) else None
-    return value if _is_id(value) else None
+    return value if type(value) in (int, str) else None

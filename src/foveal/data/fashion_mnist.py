@@ -14,18 +14,7 @@ from PIL import Image
 from .._errors import UserError
 from ._pictures import Labelled
 
-CLASSES = [
-    "T-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-]
+CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 BUILT_IN = Path(__file__).parent / "_fashion_mnist"
 
 

@@ -8,16 +8,15 @@ Lengths are in units of the body's height; x points to the right of the picture,
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ._bodies import Bodies, Crop
-from ._objects import Objects, Problem
+from ._objects import Objects, Problem, objects_seen
 from ._pictures import Pictures
-from ._shapes import tight
 from ._skeleton import Joints, pairs_of_sides, usual_sigmas
 from .scenes import Garments, asked, background, garments_of_parts
 
@@ -404,17 +403,8 @@ class Figures(Bodies):
 
     def objects(self, picture: int) -> Objects:
         figure = self.figure(picture)
-        n = len(figure.masks)
-        return Objects(
-            tight(np.stack(figure.masks)).astype(np.float64),
-            np.zeros(n, np.int64),
-            np.zeros(n, bool),
-            np.array([float(np.count_nonzero(mask)) for mask in figure.masks]),
-            list(figure.masks),
-            np.stack(figure.keypoints),
-            self.numbers[picture],
-            self.size,
-        )
+        objects = objects_seen(figure.masks, [0] * len(figure.masks), self.numbers[picture], self.size)
+        return replace(objects, keypoints=np.stack(figure.keypoints))
 
     def figure(self, picture: int) -> Figure:
         """The picture with its bodies."""

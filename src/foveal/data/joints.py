@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .._errors import UserError
 from ._geometry import normalized, pixels
@@ -80,16 +79,13 @@ class JointTransform:
             the edge, "name"; in training "positions" [K, 2] of the joints in the image, and "weights" [K], 1 for those
             that are marked and inside; in evaluation "target" as it was.
         """
-        picture: Image.Image = sample["image"]
-        target, mirrored = sample["target"], False
+        target = sample["target"]
         if self.augment is None:
-            matrix = look(target["box"].tolist(), self.size)
+            matrix, moved = look(target["box"].tolist(), self.size), {"target": target}
         else:
             matrix, mirrored = self._drawn(self.augment, target)
-        seen = warped(picture, matrix, self.size, self.fill)
-        moved: dict[str, Any] = {"target": target}
-        if self.augment is not None:
             moved = self._moved(np.asarray(target["keypoints"]), matrix, mirrored)
+        seen = warped(sample["image"], matrix, self.size, self.fill)
         return {
             "image": normalized(pixels(seen), self.mean, self.std),
             "matrix": torch.from_numpy(matrix).float(),
@@ -148,13 +144,8 @@ def stack_bodies(samples: list[dict]) -> dict:
         "image" [B, 3, H, W], "matrix" [B, 2, 3], list "name", in training "positions" [B, K, 2] and "weights" [B, K],
         in evaluation list "target".
     """
-    first = samples[0]
-    names = [name for name in ("image", "matrix", "positions", "weights") if name in first]
-    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in samples]) for name in names}
-    for name in ("target", "name"):
-        if name in first:
-            batch[name] = [sample[name] for sample in samples]
-    return batch
+    batch = {name: [sample[name] for sample in samples] for name in samples[0]}
+    return {name: values if name in ("target", "name") else torch.stack(values) for name, values in batch.items()}
 
 
 def _clipped(value: float, low: float, high: float) -> float:

@@ -43,11 +43,9 @@ def listing(name: str) -> tuple[PictureFiles | None, PictureFiles | None]:
         raise UserError(f"{file} lists no pictures")
     classes = class_order(label for _, label, _ in rows)
     numbers = {label: number for number, label in enumerate(classes)}
-    parts = []
-    for split in SPLITS:
-        chosen = [(path, numbers[label]) for path, label, its in rows if its == split]
-        parts.append(PictureFiles(classes, [path for path, _ in chosen], [label for _, label in chosen]))
-    return (parts[0] if len(parts[0]) else None), (parts[1] if len(parts[1]) else None)
+    chosen = ([(path, numbers[label]) for path, label, its in rows if its == split] for split in SPLITS)
+    train, val = (PictureFiles(classes, *map(list, zip(*part))) if part else None for part in chosen)
+    return train, val
 
 
 def _csv(file: Path, lines: Iterator[str]) -> Iterator[tuple[str, dict]]:
@@ -74,7 +72,7 @@ def _jsonl(file: Path, lines: Iterator[str]) -> Iterator[tuple[str, dict]]:
         where = f"{file} line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise UserError(f"{where}: not JSON: {error}") from None
         if not isinstance(record, dict):
             raise UserError(f'{where}: not an object like {{"image": "a.jpg", "label": "cat"}}')

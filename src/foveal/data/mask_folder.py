@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .._errors import UserError
-from ._decode import BadImage, open_image, reading
+from ._decode import FORMATS, BadImage, open_image, reading
 from ._objects import read_text
 from ._pictures import Pictures, picture_files
 
@@ -68,14 +68,12 @@ def is_mask_folder(name: str) -> bool:
     return (folder / "images").is_dir() and any((folder / masks).is_dir() for masks in MASKS)
 
 
-def mask_folder(name: str, root: Path | None, _: bool) -> tuple[Masked | None, Masked | None]:
+def mask_folder(name: str) -> tuple[Masked | None, Masked | None]:
     """Training and validation part, or all and None.
 
     Raises:
         UserError: no list of classes, no pictures, a picture without a mask.
     """
-    if root is not None:
-        raise UserError(f"--root has no effect on {name}; it is for the pictures of a COCO file")
     folder = Path(name)
     classes, colours = read_classes(folder)
     masks = next(folder / masks for masks in MASKS if (folder / masks).is_dir())
@@ -131,7 +129,7 @@ def read_mask(path: Path, colours: np.ndarray | None = None) -> np.ndarray:
     Raises:
         BadImage: no such file, a lossy format, colours that are not in the list.
     """
-    with reading(path), Image.open(path) as image:
+    with reading(path), Image.open(path, formats=FORMATS) as image:
         if image.format in ("JPEG", "WEBP"):
             raise BadImage(path, f"{image.format} changes values as it saves them; masks are PNG")
         if image.mode in ("RGB", "RGBA"):

@@ -105,12 +105,10 @@ class MaskTransform:
         self, augment: MaskAugment, image: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[3, H, W], [H, W] -> [3, size, size], [size, size]."""
-        h, w = fitted(image.shape[1:], self.size, self.max_size)
-        factor = random.uniform(*augment.scale)
-        h, w = (max(1, round(side * factor)) for side in (h, w))
+        side, factor = self.size, random.uniform(*augment.scale)
+        h, w = (max(1, round(length * factor)) for length in fitted(image.shape[1:], side, self.max_size))
         mask = nearest(mask[None], (h, w))[0]
         top, left = self._window(augment, mask)
-        side = self.size
         image = resized(image, (h, w))[:, top : top + side, left : left + side]
         mask = mask[top : top + side, left : left + side]
         if random.random() < augment.hflip:
@@ -144,11 +142,8 @@ def stack_masked(samples: list[dict]) -> dict:
         "image" [B, 3, H, W], where H and W are those of the largest picture, rounded up to multiples of 32, "size" and
         "original" [B, 2], lists "mask" of int64 [h, w], if any, and "name".
     """
-    batch: dict = {name: torch.stack([sample[name] for sample in samples]) for name in ("size", "original")}
-    if "mask" in samples[0]:
-        batch["mask"] = [sample["mask"].long() for sample in samples]
-    return {
-        "image": padded([sample["image"] for sample in samples]),
-        **batch,
-        "name": [sample["name"] for sample in samples],
-    }
+    batch: dict = {name: [sample[name] for sample in samples] for name in samples[0]}
+    batch |= {"image": padded(batch["image"])} | {name: torch.stack(batch[name]) for name in ("size", "original")}
+    if "mask" in batch:
+        batch["mask"] = [mask.long() for mask in batch["mask"]]
+    return batch

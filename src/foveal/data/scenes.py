@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .._errors import UserError
-from ._objects import Problem
+from ._objects import Problem, objects_seen
 from ._pictures import VAL_SHARE, Pictures
-from ._shapes import tight
 from .fashion_mnist import BUILT_IN, CLASSES, FashionMNIST, fashion_mnist
 
 COUNT = 2000
@@ -81,16 +80,7 @@ class Scenes(Pictures):
     def annotation(self, index: int) -> dict[str, Any]:
         """As that of ``Marked``; ``segmentations`` are bool arrays [H, W], ``image_id`` is the scene's number."""
         scene = self.scene(index)
-        return {
-            "target": {
-                "boxes": tight(np.stack(scene.masks)),
-                "labels": np.array(scene.labels),
-                "crowd": np.zeros(len(scene.labels), dtype=bool),
-                "area": np.array([np.count_nonzero(mask) for mask in scene.masks], dtype=np.float32),
-                "segmentations": scene.masks,
-                "image_id": self.numbers[index],
-            }
-        }
+        return {"target": objects_seen(scene.masks, scene.labels, self.numbers[index], self.size).target()}
 
     def scene(self, index: int) -> Scene:
         """The scene with its labels and masks."""

@@ -17,7 +17,7 @@ from typing import Any
 from xml.parsers import expat
 
 from .._errors import UserError
-from ._objects import MAX_SIDE, Mark, Marked, Problem, Unreadable, Wrong, fit_box, objects_of, stop_at
+from ._objects import MAX_SIDE, Mark, Marked, Problem, Unreadable, Wrong, fit_box, objects_of, read_text, stop_at
 from ._pictures import SUFFIXES, class_order
 
 MAX_BYTES = 16 * 2**20  # of an annotation
@@ -141,11 +141,7 @@ class _Reader:
             yield from ((name, self.folder / "Annotations" / f"{name}.xml", "file") for name in names)
             return
         seen: set[str] = set()
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {file}: {error}") from None
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             if not (name := line.strip()):
                 continue
             if name in seen:

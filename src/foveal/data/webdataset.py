@@ -16,7 +16,6 @@ from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlparse
 
 from .._errors import UserError
 from ._objects import read_text
@@ -107,10 +106,10 @@ def webdataset(name: str) -> tuple[Shards, None]:
 
 
 def _is_remote(url: str) -> bool:
-    scheme = urlparse(url).scheme
-    if scheme not in ("", "http", "https"):  # gopen would also run the commands of pipe:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
+    if scheme and scheme[1].lower() not in ("http", "https"):  # gopen would also run the commands of pipe:
         raise UserError(f"cannot read shard {url}; expected a file, http:// or https://")
-    return scheme != ""
+    return scheme is not None
 
 
 def _index(file: Path) -> list[Shard]:
@@ -152,7 +151,7 @@ def _classes(name: str, folders: list[Path]) -> list[str]:
 def _json(file: Path) -> Any:
     try:
         return json.loads(read_text(file))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
 
 

@@ -55,9 +55,8 @@ class CocoAP:
             UserError: an object has no mask; faster-coco-eval is not installed.
         """
         self._evaluated = {}
-        for prediction, target, size in zip(
-            predictions, batch["target"], array(batch["original"]).tolist(), strict=True
-        ):
+        sizes = array(batch["original"]).tolist()
+        for prediction, target, size in zip(predictions, batch["target"], sizes, strict=True):
             place = len(self.pictures)
             self.pictures.append({"id": target["image_id"], "height": size[0], "width": size[1]})
             columns = [_xywh(target["boxes"]), *(target[name].tolist() for name in ("labels", "crowd", "area"))]
@@ -159,8 +158,7 @@ def evaluated(
 
 def percentages(evaluation: Any, places: dict[str, int]) -> dict[str, float]:
     """Figures of an evaluation's summary in percent; nan where there is nothing to find, as in None."""
-    stats = [-1.0] * (1 + max(places.values())) if evaluation is None else evaluation.stats
-    values = {name: float(stats[place]) for name, place in places.items()}
+    values = {name: -1.0 if evaluation is None else float(evaluation.stats[place]) for name, place in places.items()}
     return {name: 100 * value if value >= 0 else float("nan") for name, value in values.items()}
 
 
