@@ -466,6 +466,7 @@ def test_pictures_of_a_folder_and_a_run(tmp_path, capsys):
         (["tokens", "test_mat"], "test_mat chooses no tokens"),
         (["similarity", "test_mat", "--layers", "stages.0"], "test_mat has no attention over positions in stages.0"),
         (["similarity", "test_mat", "--num-images", "0"], "num-images must be at least 1"),
+        (["receptive", "test_mat", "--seed", "-1"], "seed must be at least 0, got -1"),
         (["similarity", "test_mat", "--device", "abacus"], "cannot use device 'abacus'"),
     ],
 )

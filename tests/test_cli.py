@@ -222,6 +222,7 @@ def place(tmp_path, monkeypatch, pictures):
         ("bench", "no model given"),
         ("bench mat_22", "unknown model 'mat_22'; nearest: mat_2"),
         ("bench mat_1 --batch 0", "batch must be at least 1"),
+        ("bench twins_pcpvt_small --size 100", "twins_pcpvt_small does not run"),
         ("bench mat_1 --rounds 1", "rounds must be at least 2"),
         ("bench mat_1 --size 0", "size must be at least 1"),
         ("bench mat_1 --size 1 2 3", "size takes one or two numbers, got 3"),

@@ -39,6 +39,12 @@ def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
         raise does_not_run(name, error) from None
 
 
+def size_args(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What ``timm.create_model`` needs to know of the size of images, where a model is built for one."""
+    config = timm.get_pretrained_cfg(name) if size is not None and timm.is_model(name) else None
+    return {"img_size": size} if config is not None and config.fixed_input_size else {}
+
+
 def weights_folder(folder: Path) -> Path:
     """The folder of weights and timm's config.json: a run's best/, or the folder itself; raises UserError."""
     weights = folder / "best" if (folder / "best").is_dir() else folder

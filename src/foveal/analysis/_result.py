@@ -101,7 +101,7 @@ def check_new(out: Path, what: str) -> None:
     """Raise UserError unless the files of an analysis can be written into a folder: none of them is there."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is no folder")
-    for file in sorted(out.glob(f"{what}*")) if out.exists() else []:
+    for file in sorted(out.glob(f"{what}*")):
         if file.suffix in (".npz", ".png", ".svg", ".html"):
             raise UserError(f"{file} exists; nothing was overwritten (--out names another folder)")
 
@@ -159,9 +159,9 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x)[..., None], 0.7 * grey, 0.35 * grey + 0.65 * colours)
 
 
-def scale(cmap: str) -> Any:
-    """What a colour bar from 0 to 1 needs."""
+def scale() -> Any:
+    """What the colour bar of an ``overlay`` needs, from 0 to 1."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    return ScalarMappable(Normalize(0, 1), cmap)
+    return ScalarMappable(Normalize(0, 1), "viridis")

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from .._errors import UserError
-from .._models import create_model, weights_folder
+from .._models import create_model, size_args, weights_folder
 from ..data import SUFFIXES, Pictures, open_image
 from ..data.scenes import scenes
 from ._capture import check_layers, module_name
@@ -51,10 +50,10 @@ class Setting:
     def __post_init__(self):
         if self.size is not None and (len(self.size) not in (1, 2) or min(self.size) < 1):
             raise UserError(f"size takes one or two numbers above 0, got {self.size}")
-        for name in ("num_images", "batch"):
+        for name, least in (("num_images", 1), ("batch", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+            if value is not None and value < least:
+                raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
 
 
 DEFAULT = Setting()
@@ -166,14 +165,9 @@ def load_subject(model: str | nn.Module | Subject, setting: Setting) -> Subject:
 
 def _build(name: str, setting: Setting, size: tuple[int, int] | None) -> Any:
     """The model, for images of the size where it must be built for one."""
-    args: dict[str, Any] = {}
-    if size is not None and timm.is_model(name):
-        config = timm.get_pretrained_cfg(name)
-        if config is not None and config.fixed_input_size:
-            args["img_size"] = size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setting.seed)
-        return create_model(name, setting.pretrained, **args)
+        return create_model(name, setting.pretrained, **size_args(name, size))
 
 
 def load_pictures(setting: Setting, default: int) -> list[Image.Image]:
@@ -218,23 +212,18 @@ def true_classes(subject: Subject, setting: Setting, default: int) -> list[int] 
     return [known[name] for name in folders] if known.keys() >= {*folders} else None
 
 
-def choose_classes(subject: Subject, logits: torch.Tensor, class_index: int | None) -> torch.Tensor:
+def choose_classes(subject: Subject, logits: Any, class_index: int | None) -> torch.Tensor:
     """A class for each row of logits [B, classes]: the given one, or the largest logit's.
 
     Raises:
         UserError: no classifier gives such logits, or there is no such class.
     """
-    check_classifier(subject, logits)
+    if not isinstance(logits, torch.Tensor):
+        raise UserError(f"{subject.name} is no classifier: it gives {len(logits)} maps")
+    if getattr(subject.model, "num_classes", None) == 0 or logits.ndim != 2 or logits.shape[1] < 2:
+        raise UserError(f"{subject.name} is no classifier: it gives {[*logits.shape]} for {len(logits)} pictures")
     if class_index is None:
         return logits.argmax(dim=1)
     if not 0 <= class_index < logits.shape[1]:
         raise UserError(f"{subject.name} has the classes 0 to {logits.shape[1] - 1}, got {class_index}")
     return torch.full((len(logits),), class_index, device=logits.device)
-
-
-def check_classifier(subject: Subject, output: Any) -> None:
-    """Raise UserError unless a model's output are logits [B, classes]."""
-    if not isinstance(output, torch.Tensor):
-        raise UserError(f"{subject.name} is no classifier: it gives {len(output)} maps")
-    if getattr(subject.model, "num_classes", None) == 0 or output.ndim != 2 or output.shape[1] < 2:
-        raise UserError(f"{subject.name} is no classifier: it gives {[*output.shape]} for {len(output)} pictures")

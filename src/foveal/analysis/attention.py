@@ -62,11 +62,8 @@ class AttentionMaps(Result):
         ]
 
     def notes(self) -> list[str]:
-        return [
-            f"{model}: left out {layer}: {reason}"
-            for model, layers in self.unread.items()
-            for layer, reason in layers.items()
-        ] + ["spread: entropy of the map over that of an even one; 1 looks everywhere alike"]
+        lines = [f"{m}: left out {layer}: {why}" for m, layers in self.unread.items() for layer, why in layers.items()]
+        return [*lines, "spread: entropy of the map over that of an even one; 1 looks everywhere alike"]
 
     def figures(self) -> dict[str, Any]:
         names = [*self.maps]
@@ -99,7 +96,7 @@ class AttentionMaps(Result):
                 for axes, layer in zip(line[1:], layers):
                     axes.imshow(overlay(picture, self.maps[model][kind][layer][number]))
                     axes.set_title(broken(layer), fontsize="xx-small")
-        bar = figure.colorbar(scale("viridis"), ax=grid, shrink=min(1.0, 2 / count), aspect=25, pad=0.01)
+        bar = figure.colorbar(scale(), ax=grid, shrink=min(1.0, 2 / count), aspect=25, pad=0.01)
         bar.set_label("attention, each map from least (0) to most (1)", fontsize="x-small")
         figure.suptitle(model, fontsize="small")
         return figure

@@ -84,8 +84,7 @@ class Fourier(Result):
                 else:  # early blocks are pale, late ones dark
                     share = i / max(1, len(curves) - 1)
                     label = layer if i in (0, len(curves) - 1) else None
-                    width = 1 + share
-                    axes.plot(frequencies, curve, label=label, color=shade(share), linewidth=width)
+                    axes.plot(frequencies, curve, label=label, color=shade(share), linewidth=1 + share)
             axes.set(title=model, xlabel=r"frequency ($\times\pi$)", ylabel=r"$\Delta$ log amplitude", xlim=(0, 1))
             axes.legend(fontsize="x-small")
             axes.grid(alpha=0.3)
@@ -94,7 +93,7 @@ class Fourier(Result):
         for axes in panels:
             axes.set_ylim(low, high)
         for i, (model, curves) in enumerate(self.curves.items()):
-            depth = np.linspace(0, 1, len(curves)) if len(curves) > 1 else np.zeros(1)
+            depth = np.linspace(0, 1, len(curves))
             ends = [float(curve[-1]) for curve in curves.values()]
             last.plot(depth, ends, label=model, linestyle=STYLES[i % 4], marker=MARKERS[i % 8], markersize=4)
         last.set(xlabel="normalized depth", ylabel=r"$\Delta$ log amplitude at $1.0\pi$", title="highest frequency")
@@ -112,18 +111,17 @@ class Fourier(Result):
         columns = max(map(len, shown.values()))
         figure = new_figure(1.7 * columns + 1, 1.9 * len(shown) + 0.5)
         grid = figure.subplots(len(shown), columns, squeeze=False)
-        values = [spectrum for row in shown.values() for _, spectrum in row]
-        scale = dict(vmin=min(v.min() for v in values), vmax=max(v.max() for v in values))
+        look: dict[str, Any] = dict(cmap="viridis", extent=(-1, 1, -1, 1))
+        if not self.named:
+            values = [spectrum for row in shown.values() for _, spectrum in row]
+            look |= dict(vmin=min(v.min() for v in values), vmax=max(v.max() for v in values))
         image = None
         for line, (model, row) in zip(grid, shown.items()):
             for axes in line:
                 axes.axis("off")
             for axes, (layer, spectrum) in zip(line, row):
                 axes.axis("on")
-                look: dict[str, Any] = dict(cmap="viridis", extent=(-1, 1, -1, 1))
-                image = (
-                    axes.imshow(contrast(spectrum), **look) if self.named else axes.imshow(spectrum, **look, **scale)
-                )
+                image = axes.imshow(contrast(spectrum) if self.named else spectrum, **look)
                 axes.set_xticks([-1, 0, 1], [r"$-\pi$", "0", r"$\pi$"], fontsize="x-small")
                 axes.set_yticks([-1, 0, 1], [r"$-\pi$", "0", r"$\pi$"], fontsize="x-small")
                 axes.set_title(broken(layer), fontsize="x-small")

@@ -72,7 +72,7 @@ class GradCam(Result):
                 axes.imshow(overlay(picture, values))
                 axes.set_xlabel(f"class {label}", fontsize="x-small")
             line[0].set_ylabel(f"{model}\n{self.layers[model]}", fontsize="small")
-        figure.colorbar(scale("viridis"), ax=grid, label="Grad-CAM, scaled to 0..1", shrink=0.5)
+        figure.colorbar(scale(), ax=grid, label="Grad-CAM, scaled to 0..1", shrink=0.5)
         return {"": figure}
 
 

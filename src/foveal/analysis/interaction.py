@@ -36,7 +36,6 @@ from ._subject import (
     Progress,
     Setting,
     Subject,
-    check_classifier,
     choose_classes,
     load_pictures,
     load_subjects,
@@ -76,9 +75,9 @@ class Sampling:
         most = len(neighbours(self.grid))
         if not 1 <= self.pairs <= most:
             raise UserError(f"pairs must be from 1 to {most} at a grid of {self.grid}, got {self.pairs}")
-        for name in ("contexts", "seed"):
-            if getattr(self, name) < (least := 1 if name == "contexts" else 0):
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, value, least in (("contexts", self.contexts, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
 
     def sizes(self) -> list[int]:
         """The orders m."""
@@ -280,9 +279,8 @@ def interaction(
     for k, subject in enumerate(subjects):
         images = torch.cat([*subject.images(pictures, setting.batch)])
         with torch.inference_mode():
-            logits = [call(subject.model, part, subject.name) for part in images.split(setting.batch)]
-        check_classifier(subject, logits[0])
-        labels = choose_classes(subject, torch.cat(logits).cpu(), class_index)
+            logits = (call(subject.model, part, subject.name) for part in images.split(setting.batch))
+            labels = torch.cat([choose_classes(subject, part, class_index) for part in logits]).cpu()
         true = true_classes(subject, setting, NUM_IMAGES) if class_index is None else None
         if true is not None:
             labels = torch.tensor(true)
@@ -420,7 +418,8 @@ def interactions(
     units = [(i, p, m) for i in range(len(images)) for p in range(sampling.pairs) for m in sizes]
     cost = np.array([4 * sampling.num_sets(m) for _, _, m in units])
     setting = f"{asdict(sampling)} {[*images.shape]} {labels.tolist()} batch {batch} {identity}"
-    done, values = read_part(part, setting, len(units)) if part is not None and part.exists() else (0, [])
+    values = read_part(part, setting, len(units)) if part is not None and part.exists() else []
+    done = len(values)
     timed = Timed(model)
     masked = [Masked(image[None], sampling.grid) for image in images]
     left = int(cost[done:].sum())
@@ -430,7 +429,6 @@ def interactions(
                 continue
             image = units[group.start][0]
             values += measure(timed, masked[image], labels[image], sampling, units[group], batch)
-            done = group.stop
             progress(timed.images, left)
             if part is not None and time.perf_counter() - saved > SAVE_EVERY:
                 write_part(part, setting, values)
@@ -478,8 +476,8 @@ def measure(
     return [each.mean().item() for each in delta.split([len(sets) // 4 for sets in shown])]
 
 
-def read_part(part: Path, setting: str, most: int) -> tuple[int, list[float]]:
-    """How many units a part file holds, and their values; raises UserError."""
+def read_part(part: Path, setting: str, most: int) -> list[float]:
+    """The values of the units, ``most`` at most, that a part file holds; raises UserError."""
     try:
         with np.load(part) as file:
             found, values = str(file["setting"]), file["values"].tolist()
@@ -487,7 +485,7 @@ def read_part(part: Path, setting: str, most: int) -> tuple[int, list[float]]:
         raise UserError(f"cannot read {part}, damaged or written by something else; delete it to start anew") from None
     if found != setting or len(values) > most:
         raise UserError(f"{part} holds part of another measurement; delete it to start anew")
-    return len(values), values
+    return values
 
 
 def write_part(part: Path, setting: str, values: list[float]) -> None:

@@ -118,9 +118,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         H, W = x.shape[2], x.shape[3]
-        beyond = has_symbols(H, W)
-        if not beyond and is_exporting():
-            beyond = min(H, W) < self.patch_size
+        beyond = has_symbols(H, W) or (is_exporting() and min(H, W) < self.patch_size)
         x = pool_whole(x, self.pool) if beyond else self.pool(x)
         return self.proj(x.permute(0, 2, 3, 1))
 
@@ -525,25 +523,13 @@ class EMSNet(PyramidBackbone):
             raise ValueError("fusion=False needs channel_split=True: the concatenation would have twice the channels")
         dd: dict[str, Any] = dict(device=device, dtype=dtype)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)  # of blocks, by stage
+        switches: dict[str, Any] = dict(
+            mixer=mixer, static_split=static_split, channel_split=channel_split, fusion=fusion, whiten_axis=whiten_axis
+        )
         stages = []
         for i, (dim, mlp_ratio) in enumerate(zip(embed_dims, mlp_ratios)):
-            downsample = nn.Identity()
-            if i > 0:
-                downsample = ConvNorm(embed_dims[i - 1], dim, 3, stride=2, **dd)
-            blocks = [
-                EMSBlock(
-                    dim,
-                    mlp_ratio,
-                    rate,
-                    dd,
-                    mixer=mixer,
-                    static_split=static_split,
-                    channel_split=channel_split,
-                    fusion=fusion,
-                    whiten_axis=whiten_axis,
-                )
-                for rate in rates[i]
-            ]
+            downsample = ConvNorm(embed_dims[i - 1], dim, 3, stride=2, **dd) if i > 0 else nn.Identity()
+            blocks = [EMSBlock(dim, mlp_ratio, rate, dd, **switches) for rate in rates[i]]
             stages.append(Stage(downsample, blocks))
         super().__init__(
             stem=nn.Sequential(

@@ -133,9 +133,7 @@ class MATAttention(nn.Module):
         z = self.read(q, k, v, mask).transpose(1, 2)  # [B, H*W, h, d]
         return self.proj((image + z.view(image.shape)).flatten(3))
 
-    def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor] = None
-    ) -> torch.Tensor:
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
         """softmax(q k^T / sqrt(d)) v over [.., tokens, d]; ``mask`` is True at keys that exist."""
         if self.fused_attn and (mask is None or not is_exporting()):  # which would guard it against rows without keys
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -144,9 +142,7 @@ class MATAttention(nn.Module):
             attn = attn.masked_fill(~mask, float("-inf"))
         return attn.softmax(dim=-1) @ v
 
-    def read(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor] = None
-    ) -> torch.Tensor:
+    def read(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
         """``attend`` for many queries and few keys; a softmax over a middle axis vectorises over the queries."""
         if self.fused_attn and q.is_cuda:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -328,6 +328,15 @@ class PartialFormer(PyramidBackbone):
             warnings.warn("score='mean_normed' ranks tokens by rounding noise: their means are zero", stacklevel=2)
 
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)  # of blocks, by stage
+        switches: dict[str, Any] = dict(
+            head_expand=head_expand,
+            channel_reduction=channel_reduction,
+            attention=attention,
+            query=query,
+            score=score,
+            proj_tokens=proj_tokens,
+            sqa_residual=sqa_residual,
+        )
         stages = []
         for i, dim in enumerate(dims):
             downsample = nn.Identity()
@@ -335,23 +344,7 @@ class PartialFormer(PyramidBackbone):
                 conv = nn.Conv2d(dims[i - 1], dim, 3, stride=2, padding=1, **dd)
                 downsample = nn.Sequential(conv, LayerNorm2d(dim, eps=EPS, **dd))
             blocks = [
-                PartialBlock(
-                    dim,
-                    num_heads[i],
-                    fg_div[i],
-                    peg_kernel,
-                    mlp_ratio,
-                    mlp_dwconv,
-                    rate,
-                    dd,
-                    head_expand=head_expand,
-                    channel_reduction=channel_reduction,
-                    attention=attention,
-                    query=query,
-                    score=score,
-                    proj_tokens=proj_tokens,
-                    sqa_residual=sqa_residual,
-                )
+                PartialBlock(dim, num_heads[i], fg_div[i], peg_kernel, mlp_ratio, mlp_dwconv, rate, dd, **switches)
                 for rate in rates[i]
             ]
             stages.append(Stage(downsample, blocks))
@@ -400,12 +393,9 @@ def _conv7_stem(in_chans: int, dim: int, dd: dict) -> nn.Sequential:
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """A classifier's last norm becomes that of the pyramid's last level; the other three start as identities."""
-    own = model.state_dict()
-    if "tap_norms.3.weight" in own and "tap_norms.3.weight" not in state_dict:
-        for i in range(4):
-            for name in ("weight", "bias"):
-                key = f"tap_norms.{i}.{name}"
-                state_dict[key] = state_dict[f"final.{name}"] if i == 3 else own[key]
+    norms = {name: value for name, value in model.state_dict().items() if name.startswith("tap_norms.")}
+    if norms and "tap_norms.3.weight" not in state_dict:
+        state_dict |= norms | {f"tap_norms.3.{name}": state_dict[f"final.{name}"] for name in ("weight", "bias")}
     return state_dict
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from .._errors import UserError, check_model, does_not_run
 from .._machine import machine
+from .._models import create_model, size_args
 from .macs import count_macs
 from .timing import interleave, num_threads, peak_memory, ratio
 
@@ -143,9 +144,7 @@ def _bench(models: list[str], setting: Setting, device: torch.device, progress: 
 
 def _build(name: str, size: tuple[int, int]) -> nn.Module:
     check_model(name)
-    config = timm.get_pretrained_cfg(name)
-    args: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
-    return timm.create_model(name, **args).eval()
+    return create_model(name, **size_args(name, size)).eval()
 
 
 def forward_pass(
@@ -219,7 +218,7 @@ def _place(model: nn.Module, setting: Setting, device: torch.device, dtype: torc
 
 
 def _bytes(*tensors: torch.Tensor) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def environment(setting: Setting) -> dict[str, str]:

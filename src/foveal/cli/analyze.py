@@ -13,7 +13,7 @@ import docstring_parser
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from .._errors import unknown
@@ -111,14 +111,8 @@ def options(function: Callable[..., Result | Report]) -> type:
 def shown(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
     started = last = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as live:
         task = live.add_task(what, total=None)
 
         def progress(done: int, total: int) -> None:

@@ -96,9 +96,10 @@ def main(
         raise UserError(f"size takes one or two numbers, got {len(size)}")
     if batch is None:
         batch = 32 if train else 1
-    for name, value in [("size", min(size)), ("batch", batch), ("threads", threads), ("rounds", rounds - 1)]:
-        if value < 1:
-            raise UserError(f"{name} must be at least {2 if name == 'rounds' else 1}")
+    given = [("size", min(size), 1), ("batch", batch, 1), ("threads", threads, 1), ("rounds", rounds, 2)]
+    for name, value, least in given:
+        if value < least:
+            raise UserError(f"{name} must be at least {least}")
     if workers < 0:
         raise UserError(f"workers must not be below 0, got {workers}")
     if as_csv and as_json:

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -184,9 +185,11 @@ def _classification(data: str, part: Data) -> tuple[Summary, list[Problem]]:
     """What is in labelled pictures, and which of them cannot be decoded."""
     problems: list[Problem] = []
     counts = Counter()
-    for name, label, error in _tracked(_labelled(part), len(part)):
+    for name, label, decode in _tracked(_labelled(part), len(part)):
         counts[label] += 1
-        if error is not None:
+        try:
+            decode()
+        except BadImage as error:
             problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
     return {
         "pictures": counts.total(),
@@ -222,24 +225,11 @@ def _tracked(entries: Iterable[T], number: int) -> Iterable[T]:
     return track(entries, "pictures", number, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _labelled(part: Data) -> Iterator[tuple[str, int, BadImage | None]]:
-    """Name and label of each picture, and why it cannot be decoded."""
+def _labelled(part: Any) -> Iterable[tuple[str, int, Callable[[], Any]]]:
+    """Name and label of each picture, and what decodes it."""
     if isinstance(part, Stream):
-        samples: Iterable[Any] = part.samples(0, 1, seed=None, epoch=0, skip=0)
-        entries = ((sample.name, sample.label, sample.sample) for sample in samples)
-    else:
-        pictures: Any = part
-        entries = (
-            (pictures.name(i), pictures.annotation(i)["label"], lambda i=i: pictures.picture(i))
-            for i in range(len(pictures))
-        )
-    for name, label, picture in entries:
-        try:
-            picture()
-        except BadImage as error:
-            yield name, label, error
-        else:
-            yield name, label, None
+        return ((one.name, one.label, one.sample) for one in part.samples(0, 1, seed=None, epoch=0, skip=0))
+    return ((part.name(i), part.annotation(i)["label"], partial(part.picture, i)) for i in range(len(part)))
 
 
 def _check_clean(out: Path, data: str, parts: dict[str, Data]) -> None:

@@ -15,6 +15,7 @@ from ..export import (
     LAYOUTS,
     Exported,
     Options,
+    Source,
     Target,
     built_in,
     calibration,
@@ -90,7 +91,7 @@ def main(
             raise UserError(f"--layout {layout} is for ONNX files; leave {target.name} out")
     source = load_source(model, random_weights=random_weights)
     prepared = prepare(source, raw=raw, size=(size[0], size[-1]) if size else None)
-    before, pictures, labels = _pictures(source.task, data, root, images)
+    before, pictures, labels = _pictures(source, data, root, images)
     ranges = calibration(prepared, before) if dtype == "int8" else ()
     options, failed = Options(fixed, dtype, ranges, runtime_files=runtime_files), 0
     for target in targets:
@@ -113,18 +114,21 @@ def main(
 
 
 def _pictures(
-    task: str, data: str | None, root: Path | None, images: tuple[Path, ...]
+    source: Source, data: str | None, root: Path | None, images: tuple[Path, ...]
 ) -> tuple[list[Image.Image], list[Image.Image], list[int]]:
-    """Pictures to calibrate with, others to compare on, and, where they have labels, those of the latter."""
+    """Pictures to calibrate with, others to compare on, and the labels of these where they are classes of the model."""
     if data is None:
         found = [open_image(path) for path, _ in find_files(images, SUFFIXES)] if images else built_in(PICTURES)
         return found[:CALIBRATION], found[:EVALUATION], []
-    split: Any = load_split(data, root, kind=task)
-    train: Any = load_parts(data, root, kind=task)[0] or split
+    split: Any = load_split(data, root, kind=source.task)
+    train: Any = load_parts(data, root, kind=source.task)[0] or split
     if not all(hasattr(part, "picture") for part in (split, train)):
         raise UserError(f"{data} is a stream; expected data that is a list of pictures")
     chosen = _spread(len(split), EVALUATION)
-    labels = [split.label(index) for index in chosen] if task == "classification" else []
+    labels: list[int] = []
+    known = source.classes or []
+    if source.task == "classification" and split.classes and {*split.classes} <= {*known}:
+        labels = [known.index(split.classes[split.label(index)]) for index in chosen]
     before = [train.picture(index) for index in _spread(len(train), CALIBRATION)]
     return before, [split.picture(index) for index in chosen], labels
 

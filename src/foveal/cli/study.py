@@ -28,7 +28,7 @@ def main(
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
     /,
     *,
-    rows: Annotated[tuple[str, ...], tyro.conf.arg(name="rows")] = (),
+    rows: tuple[str, ...] = (),
     root: Path | None = None,
     seeds: int = 3,
     speed: bool = False,
@@ -158,7 +158,8 @@ def _train(
     command = [sys.executable, "-m", "foveal", "train", "--from", str(file), "--resume"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        say(f"{trial.row}, seed {trial.seed}: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]  # as one that is killed does
+        say(f"{trial.row}, seed {trial.seed}: {said[-1]}")
         return 1
     keep(trial, run.out, evidence)
     result: Any = kept(trial, evidence)

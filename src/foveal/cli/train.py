@@ -88,7 +88,7 @@ def parse(argv: list[str]) -> int:
     if source is not None:
         if name is not None:
             raise UserError(f"--from takes the place of a recipe; drop {name!r}")
-        recipe, described = _read(Path(source)), None
+        recipe, described = Run.from_dict(_json(Path(source)).get("run")), None
     else:
         name = name or "quickstart"
         if name not in RECIPES:
@@ -126,15 +126,11 @@ def _value_of(flag: str, argv: list[str]) -> str | None:
     return None
 
 
-def _read(path: Path) -> Run:
-    """The run of a run.json; raises UserError."""
-    return Run.from_dict(_json(path).get("run"))
-
-
 def _json(path: Path) -> dict[str, Any]:
+    """The content of a run.json; raises UserError."""
     try:
         return dict(json.loads(read_text(path)))
-    except (TypeError, ValueError):
+    except (RecursionError, TypeError, ValueError):
         raise UserError(f"{path} is no run.json of a run") from None
 
 
@@ -311,7 +307,7 @@ def _held(training: Training) -> int:
     tensors += [p.grad for p in training.task.parameters() if p.grad is not None]
     for values in training.optimizer.state.values():
         tensors += [value for value in values.values() if torch.is_tensor(value)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _duration(seconds: float) -> str:

@@ -67,7 +67,10 @@ def export(
     """
     target.check(options.dtype)
     path, started = file_of(prepared, target, out, options), time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         files = target.convert(prepared, Path(folder) / path.name, text_of(prepared, target, options), options)
         parity = _parity(prepared, target, files[0], options, pictures) if target.runs_here else None
@@ -92,7 +95,6 @@ def _parity(
 def text_of(prepared: Prepared, target: Target, options: Options) -> str:
     """The metadata of a file."""
     free = () if options.fixed else target.dynamic
-    sides = (1, 3, *prepared.size) if options.fixed or "batch" not in free else ("batch", 3, *prepared.size)
-    shape = [AXES[axis] if AXES.get(axis) in free else side for axis, side in enumerate(sides)]
+    shape = [AXES[axis] if AXES.get(axis) in free else side for axis, side in enumerate((1, 3, *prepared.size))]
     outputs = [{"name": o.name, "shape": list(o.shape), "what": o.what} for o in prepared.outputs]
     return metadata(prepared.source, outputs, shape, prepared.decoding)

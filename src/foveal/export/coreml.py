@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .._errors import UserError, cause
 from ._quiet import quiet
@@ -35,8 +36,6 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
 
 def _spelled(program: Any) -> Any:
     """A copy in which operators that coremltools does not know are written as those that it knows."""
-    import torch
-
     aten = torch.ops.aten
     known = {
         aten.__and__.Tensor: aten.logical_and.default,

@@ -1,9 +1,11 @@
 """ExecuTorch programs for phones, computed by XNNPACK, run by ExecuTorch."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .._errors import UserError, cause
 from ._quiet import quiet
@@ -50,9 +52,6 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
 
 def load(path: Path) -> Runner:
     """Run a program by ExecuTorch's runtime for Python, in which XNNPACK is."""
-    import json
-
-    import torch
     from executorch.runtime import Runtime  # pyright: ignore[reportMissingImports]
 
     method: Any = Runtime.get().load_program(path).load_method("forward")

@@ -4,12 +4,15 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .._errors import UserError, cause
 from ..runtime import File
 from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .metadata import KEY
 from .prepare import AXES, Prepared
+from .quantize import half, static_int8
 
 OPSET = 20
 
@@ -23,23 +26,16 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
         prepared.onnx[free] = _exported(prepared, free)
     model = copy.deepcopy(prepared.onnx[free])
     if options.dtype == "fp16":
-        from .quantize import half
-
         model = half(model)
     if options.dtype == "int8":
-        from .quantize import static_int8
-
         model = static_int8(model, options.calibration, options.symmetric)
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {KEY: text})
+    onnx.helper.set_model_props(model, {KEY: text})  # in place of the exporter's
     onnx.save(model, path)
     return [path]
 
 
 def _exported(prepared: Prepared, free: tuple[str, ...]) -> Any:
     """The graph as an ONNX model in float32."""
-    import torch
-
     program = prepared.program(free)
     try:
         with quiet():

@@ -117,7 +117,7 @@ class Prepared:
             dims = {axis: _dim(name, most) for axis, name in AXES.items() if name in free}
             try:
                 with torch.no_grad(), quiet():
-                    program = torch.export.export(self.folded, (example,), dynamic_shapes=({**dims},) if dims else None)
+                    program = torch.export.export(self.folded, (example,), dynamic_shapes=(dims,) if dims else None)
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             forget_bounds(program)

@@ -3,9 +3,11 @@
 Loading one runs code that it may hold: take them from whom you trust.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ._fold import first_of_equal
 from ._quiet import quiet
@@ -16,8 +18,6 @@ from .prepare import Prepared
 
 def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list[Path]:
     """Write the archive, with the metadata as an extra file; see ``Target``."""
-    import torch
-
     with quiet():
         program = first_of_equal(prepared.program(() if options.fixed else TARGET.dynamic))
         torch.export.save(program, path, extra_files={KEY: text})
@@ -26,10 +26,6 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
 
 def load(path: Path) -> Runner:
     """Run an archive in eager mode."""
-    import json
-
-    import torch
-
     texts = {KEY: ""}
     with quiet():
         # Guards also refuse maps one position wide, which the graph computes all the same; parity shows it.
@@ -45,8 +41,6 @@ def load(path: Path) -> Runner:
 
 def read(path: Path) -> str:
     """The metadata's text."""
-    import torch
-
     texts = {KEY: ""}
     torch.export.load(path, extra_files=texts)
     return texts[KEY]

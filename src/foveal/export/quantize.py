@@ -15,7 +15,7 @@ def half(model: Any) -> Any:
     """An ONNX model whose weights and arithmetic are float16; images and outputs stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(model, keep_io_types=True, op_block_list=None)
+    return convert_float_to_float16(model, keep_io_types=True)
 
 
 def static_int8(model: Any, images: Sequence[np.ndarray], symmetric: bool) -> Any:
