@@ -1,10 +1,10 @@
 """What each fast path gains: docs/performance.md.
 
-    python scripts/bench_fast_paths.py [ROUNDS]
+    python scripts/bench_fast_paths.py [ROUNDS [MODEL...]]
 
-Times one model of each family against the literal sequence of its equations (tests/literal.py) and against itself with
-one fast path left out, all interleaved in one run: one thread, float32, batch 1, 224 pixels. Prints each time divided
-by that of the model as it is.
+Times models, one of each family unless some are given, against the literal sequence of their equations
+(tests/literal.py) and against themselves with one fast path left out, all interleaved in one run: one thread, float32,
+batch 1, 224 pixels. Prints each time divided by that of the model as it is.
 """
 
 import sys
@@ -33,16 +33,16 @@ WITHOUT = {  # a fast path: the functions that turn it off, per module
     "folded norms and residuals of convolutions, fused GELU": [(_conv, OFF)],
     "the family's own": [(m, OFF) for m in (B.emsnet, B.mat, B.partialformer)],
 }
-MODELS = {"emsnet_xxtiny": literal.emsnet, "mat_2": literal.mat, "partialformer_b1": literal.partialformer}
+MODELS = ["emsnet_xxtiny", "mat_2", "partialformer_b1"]
 
 
-def main(rounds: int) -> None:
+def main(rounds: int = 20, *models: str) -> None:
     torch.set_num_threads(1)
     images = torch.randn(1, 3, 224, 224)
     print("| model | " + " | ".join(["literal equations", *(f"without {name}" for name in WITHOUT)]) + " |")
     print("|---|" + "---|" * (1 + len(WITHOUT)))
-    for name, oracle in MODELS.items():
-        model = timm.create_model(name).eval()
+    for name in models or MODELS:
+        model, oracle = timm.create_model(name).eval(), getattr(literal, name.partition("_")[0])
 
         def run(forward: Callable, patches=()) -> Callable[[], None]:
             def call() -> None:
@@ -64,4 +64,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])

@@ -555,7 +555,7 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight_h, mode="fan_out", nonlinearity="linear")
     elif isinstance(module, nn.Conv2d) and module.groups > 1:
         nn.init.normal_(module.weight, std=(2.0 / module.weight[0].numel()) ** 0.5)
-    elif isinstance(module, (nn.Linear, nn.Conv2d)):
+    elif isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.is_meta:  # to fill what has no values is slow
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
