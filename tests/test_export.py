@@ -302,6 +302,11 @@ def test_the_command(tmp_path, capsys):
     assert said["parity"]["differences"]["logits"] < 1e-4
     assert main(argv) == 2
     assert "exists; nothing was overwritten" in capsys.readouterr().err
+    (tmp_path / "pose").mkdir()
+    (tmp_path / "pose" / "config.json").write_text('{"task": "pose"}')
+    (tmp_path / "pose" / "model.safetensors").write_bytes(b"")
+    assert main(["export", str(tmp_path / "pose")]) == 2
+    assert "unknown task 'pose'" in capsys.readouterr().err
     assert main([*argv[:-1], str(tmp_path / "test_mat_fixed.pt2")]) == 2
     assert "test_mat_fixed.pt2: File exists" in capsys.readouterr().err
 

@@ -221,6 +221,7 @@ def test_windows_cover_everything(length, side, stride):
     ("args", "message"),
     [
         (dict(stride=5), "--stride has no effect without --slide"),
+        (dict(slide=20, stride=40), "stride must not exceed slide 20, got 40"),
         (dict(scales=()), "scales must be above 0, got none"),
         (dict(scales=(0.5, -1)), "scales must be above 0"),
         (dict(slide=-1), "must not be below 0"),

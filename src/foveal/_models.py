@@ -8,6 +8,9 @@ from safetensors import SafetensorError
 
 from ._errors import UserError, check_model, does_not_run, first_line
 
+# what reading weights and their config.json may raise, if they are of another kind, cut short or tampered with
+DAMAGED = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
+
 
 def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
     """A timm model, from its name or from a folder of weights with timm's config.json.
@@ -24,7 +27,7 @@ def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
         folder = weights_folder(Path(name))
         try:
             return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
-        except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             what = f"cannot load {folder}, written by another version or damaged"
             raise UserError(f"{what}: {first_line(error)}") from None
     if name.startswith(("hf-hub:", "local-dir:")):

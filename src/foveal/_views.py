@@ -66,6 +66,8 @@ class Views:
             raise UserError(f"slide and stride must not be below 0, got {self.slide} and {self.stride}")
         if self.stride and not self.slide:
             raise UserError("--stride has no effect without --slide")
+        if self.stride > self.slide:
+            raise UserError(f"stride must not exceed slide {self.slide}, got {self.stride}")
         if not self.scales or min(self.scales) <= 0:
             raise UserError(f"scales must be above 0, got {', '.join(map(str, self.scales)) or 'none'}")
 

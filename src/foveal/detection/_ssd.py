@@ -30,10 +30,7 @@ class MultiBox(Detector):
         head: from maps to ``cls_logits`` [B, N, num_classes + 1], the background first, and ``bbox_regression``
             [B, N, 4].
         anchors: default boxes of all levels.
-        score_thresh: detections below this score are left out.
-        nms_thresh: overlap above which the lower one of two boxes of a class is left out.
-        detections_per_img: most detections of a picture.
-        topk_candidates: most default boxes of a class before suppression.
+        score_thresh, nms_thresh, detections_per_img, topk_candidates: see the subclass.
     """
 
     strides = (16, 32)

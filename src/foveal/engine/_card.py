@@ -39,16 +39,13 @@ def model_card(
     if task.get("pretrained") or task.get("weights") or model != task["model"]:
         source = task.get("weights") or f"the weights of {model}"
         start = f"training started from {source}, whose licence counts too"
-    front = dict(
-        library_name=card.library,
-        pipeline_tag=card.pipeline,
-        license="other",
-        tags=tags,
-        metrics=card.metrics,
-    )
     lines = [
         "---",
-        *(f"{name}: {json.dumps(value)}" for name, value in front.items()),
+        f'library_name: "{card.library}"',
+        f'pipeline_tag: "{card.pipeline}"',
+        'license: "other"',
+        f"tags: {json.dumps(tags)}",
+        f"metrics: {json.dumps(card.metrics)}",
         "---",
         "",
         f"# {model} on {fields['data']}",
@@ -63,7 +60,7 @@ def model_card(
         "Of the epoch that these weights are from. Loss and speed are those of training, the rest was measured on the "
         "validation pictures:",
         "",
-        *_table(("figure", "value"), ((name, _with_unit(name, value)) for name, value in figures.items())),
+        *_table("figure", ((name, _with_unit(name, value)) for name, value in figures.items())),
         "",
         "## Cost",
         "",
@@ -72,7 +69,7 @@ def model_card(
         "",
         "## Preprocessing",
         "",
-        *_table(("setting", "value"), ((name, value) for name, value in seen.items() if value is not None)),
+        *_table("setting", ((name, value) for name, value in seen.items() if value is not None)),
         "",
         "## Training",
         "",
@@ -80,7 +77,7 @@ def model_card(
         command,
         "```",
         "",
-        *_table(("field", "value"), flat(fields)),
+        *_table("field", flat(fields)),
         "",
         f"Made with {', '.join(f'{name} {value}' for name, value in environment.items())}.",
         "",
@@ -106,6 +103,6 @@ def _with_unit(name: str, value: float) -> str:
     return f"{shown} {UNITS[name]}" if name in UNITS else shown
 
 
-def _table(head: tuple[str, str], rows: Any) -> list[str]:
+def _table(first: str, rows: Any) -> list[str]:
     cells = ((str(name), str(value).replace("|", "\\|").replace("\n", " ")) for name, value in rows)
-    return [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
+    return [f"| {first} | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]

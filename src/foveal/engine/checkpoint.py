@@ -13,20 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .._errors import UserError, first_line
+from .._models import DAMAGED
 from ..tasks import Task
-
-# what reading a file of another kind, a cut one or a tampered one may raise
-DAMAGED = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
 
 
 def create_run_folder(out: Path) -> None:
@@ -104,18 +92,13 @@ def write_model(task: Task, weights: dict[str, torch.Tensor], folder: Path) -> N
     task.write_config(folder / "config.json")
 
 
-def write_state(state: dict[str, Any], folder: Path) -> None:
-    """Write what a resumed run needs beside the weights."""
-    torch.save(state, folder / "state.pt")
-
-
 def read_state(folder: Path) -> dict[str, Any]:
-    """What ``write_state`` wrote, with ``weights_only=True``; raises UserError."""
+    """What a resumed run needs beside the weights, with ``weights_only=True``; raises UserError."""
     try:
         return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint in {folder}") from None
-    except DAMAGED as error:
+    except (EOFError, pickle.UnpicklingError, *DAMAGED) as error:
         raise UserError(f"cannot read checkpoint {folder}: {first_line(error)}") from None
 
 

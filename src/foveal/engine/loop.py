@@ -23,8 +23,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .._errors import UserError, first_line, some
+from .._models import DAMAGED
 from ..tasks import Task
-from .checkpoint import DAMAGED, read_state, replacing, write_model, write_state
+from .checkpoint import read_state, replacing, write_model
 from .processes import Processes
 from .progress import RunLog
 from .run import Run
@@ -43,6 +44,7 @@ MAY_CHANGE = (  # where a run happens, and not what it does
     "workers",
 )
 SHARD_PARAMETERS = 100_000  # of a block from which it is sharded on its own
+WHOLE = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process, by way of its memory
 
 
 class Loader(Protocol):
@@ -120,15 +122,12 @@ def learning_rate(run: Run, epoch: float, steps: int) -> float:
     warmup = optim.warmup_epochs or optim.warmup_steps / steps
     if epoch < warmup:
         return optim.warmup_lr + (optim.lr - optim.warmup_lr) * epoch / warmup
-    done = min((epoch - warmup) / max(run.epochs - warmup, 1e-9), 1.0)
-    if optim.schedule == "cosine":
-        share = 0.5 * (1 + math.cos(math.pi * done))
-    elif optim.schedule == "poly":
-        share = (1 - done) ** optim.poly_power
-    elif optim.schedule == "step":
-        return optim.lr * optim.decay_rate ** sum(epoch > start for start in optim.decay_epochs)
-    else:
+    if optim.schedule == "constant":
         return optim.lr
+    if optim.schedule == "step":
+        return optim.lr * optim.decay_rate ** sum(epoch > start for start in optim.decay_epochs)
+    done = min((epoch - warmup) / max(run.epochs - warmup, 1e-9), 1.0)
+    share = 0.5 * (1 + math.cos(math.pi * done)) if optim.schedule == "cosine" else (1 - done) ** optim.poly_power
     return optim.min_lr + (optim.lr - optim.min_lr) * share
 
 
@@ -162,20 +161,16 @@ def prepare(run: Run, task: Task, procs: Processes, data: dict[str, Any] | None 
     if run.fsdp:
         for sharded_task in [task] + ([averaged.module] if averaged is not None else []):
             shard(sharded_task.model)
-    optim: dict[str, Any] = dict(betas=run.optim.betas) if run.optim.betas else {}
-    if run.optim.layer_decay < 1:
-        optim["layer_decay"] = run.optim.layer_decay
+    optim = run.optim
+    own: dict[str, Any] = dict(betas=optim.betas) if optim.betas else {}
+    if optim.layer_decay < 1:
+        own["layer_decay"] = optim.layer_decay
     try:
         optimizer = create_optimizer_v2(
-            model,
-            opt=run.optim.opt,
-            lr=run.optim.lr,
-            weight_decay=run.optim.weight_decay,
-            momentum=run.optim.momentum,
-            **optim,
+            model, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum, **own
         )
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"optimiser {run.optim.opt}: {first_line(error)}") from None
+        raise UserError(f"optimiser {optim.opt}: {first_line(error)}") from None
     if run.compile:
         task.compile_model()
     wrapped: Any = task
@@ -448,9 +443,7 @@ def evaluate(
 def _weights(training: Training, model: Any) -> dict[str, Any]:
     """A model's whole state, of which the first process needs the values."""
     if training.run.fsdp:
-        return sharded.get_model_state_dict(
-            model, options=sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
-        )
+        return sharded.get_model_state_dict(model, options=WHOLE)
     return model.state_dict()
 
 
@@ -544,9 +537,7 @@ def save_last(training: Training, log: RunLog) -> None:
     training.procs.share_buffers(task, training.evaluated)
     weights = _weights(training, model)
     optimizer = (
-        sharded.get_optimizer_state_dict(
-            model, training.optimizer, options=sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
-        )
+        sharded.get_optimizer_state_dict(model, training.optimizer, options=WHOLE)
         if run.fsdp
         else training.optimizer.state_dict()
     )
@@ -567,6 +558,6 @@ def save_last(training: Training, log: RunLog) -> None:
 
     def write(folder: Path) -> None:
         write_model(task, weights, folder)
-        write_state(state, folder)
+        torch.save(state, folder / "state.pt")
 
     _replace(training, "last", write)

@@ -107,21 +107,10 @@ class Run:
 
     def __post_init__(self):
         optim = self.optim
-        for name in ("epochs", "batch_size", "accumulate"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("seed", "workers", "save_steps"):
-            at_least(name, getattr(self, name), 0)
-        for name in (
-            "weight_decay",
-            "warmup_epochs",
-            "warmup_steps",
-            "warmup_lr",
-            "min_lr",
-            "clip_grad",
-            "poly_power",
-            "decay_rate",
-        ):
-            at_least(name, getattr(optim, name), 0)
+        at_least(1, self, "epochs", "batch_size", "accumulate")
+        at_least(0, self, "seed", "workers", "save_steps")
+        at_least(0, optim, "weight_decay", "warmup_epochs", "warmup_steps", "warmup_lr", "min_lr", "clip_grad")
+        at_least(0, optim, "poly_power", "decay_rate")
         if not 0 < optim.lr < math.inf:
             raise UserError(f"lr must be above 0, got {optim.lr}")
         if not 0 < optim.layer_decay <= 1:
@@ -143,9 +132,8 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``task`` gets its kind."""
-        kind = next(kind for kind, cls in TASKS.items() if cls is type(self.task))
         values = asdict(self)
-        return json.loads(json.dumps(values | {"task": {"kind": kind, **values["task"]}}, default=str))
+        return json.loads(json.dumps(values | {"task": {"kind": self.task.data, **values["task"]}}, default=str))
 
     @classmethod
     def from_dict(cls, values: Any) -> "Run":
@@ -175,11 +163,12 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def at_least(name: str, value: float, least: float) -> None:
-    """Raise UserError for a field whose value is below ``least``, infinite or no number."""
-    if not least <= value < math.inf:
-        rule = "must not be below 0" if least == 0 else f"must be above {least - 1:g}"
-        raise UserError(f"{name.replace('_', '-')} {rule}, got {value}")
+def at_least(least: int, part: Any, *names: str) -> None:
+    """Raise UserError for a field of a part of a run whose value is below ``least``, infinite or no number."""
+    for name in names:
+        if not least <= (value := getattr(part, name)) < math.inf:
+            rule = "must not be below 0" if least == 0 else f"must be above {least - 1}"
+            raise UserError(f"{name.replace('_', '-')} {rule}, got {value}")
 
 
 def _build(cls: Any, values: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from .._errors import UserError, first_line
+from .._errors import UserError, first_line, unknown
 from .._models import create_model, weights_folder
 from ..data.joints import PADDING
 from ..keypoints import STRIDE
@@ -17,10 +17,10 @@ from ..tasks import (
     AS_TRAINED,
     LOADERS,
     Classification,
+    Classifier,
     Detection,
     Keypoints,
     Segmentation,
-    TimmClassifier,
     kind_of,
     load_classifier,
 )
@@ -88,6 +88,8 @@ def load_source(name: str, *, random_weights: bool = False) -> Source:
         raise UserError(f"--random-weights is for a timm name, and {name} is none")
     if kind == "classification":
         return _classifier(name, random_weights)
+    if kind not in LOADERS:
+        raise unknown("task", kind, LOADERS)
     model, decoding = LOADERS[kind](name), {}
     if kind == "keypoints":
         joints = model.joints
@@ -99,11 +101,9 @@ def load_source(name: str, *, random_weights: bool = False) -> Source:
 
 def _classifier(name: str, random_weights: bool) -> Source:
     if random_weights:
-        classifier = TimmClassifier(name, create_model(name), AS_TRAINED, "cpu", "fp32")
+        classifier = Classifier(name, create_model(name), AS_TRAINED, "cpu", "fp32")
     else:
         classifier = load_classifier(name)
-    if not isinstance(classifier, TimmClassifier):
-        raise UserError(f"{name} is exported already; give the folder of a run or a timm model's name")
     cfg, names = classifier.model.pretrained_cfg, classifier.classes
     titles = {n: title for n, title in zip(names or [], classifier.titles) if n != title}
     seen = {key: classifier.config[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation")}

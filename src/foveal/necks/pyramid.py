@@ -59,7 +59,6 @@ class Pyramid(nn.Module):
         places = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
         self.body = _create(name, pretrained, {**model_args, "out_indices": places})
         self.architecture, self.model_args = _origin(name, model_args)
-        self.strides = tuple(strides)
         self.channels: list[int] = self.body.feature_info.channels()
         self.frozen: list[nn.Module] = []
         if frozen_stages:
@@ -68,8 +67,7 @@ class Pyramid(nn.Module):
                 raise UserError(f"{name} has maps of strides {reductions}; to freeze {frozen_stages} needs {stride}")
             self.frozen = _freeze(self.body, _behind(whole, reductions.index(stride)))
         if frozen_bn:
-            norms = [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
-            self.frozen += [norm.requires_grad_(False) for norm in norms]
+            self.frozen += [m.requires_grad_(False) for m in self.body.modules() if isinstance(m, _BatchNorm)]
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Images [B, 3, H, W] -> a map [B, C, H' / stride, W' / stride] for each stride; H' and W' are padded."""

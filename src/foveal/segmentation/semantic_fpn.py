@@ -3,7 +3,6 @@
 That is with BatchNorm in the head, where the paper has GroupNorm, and with dropout before the classes.
 """
 
-from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -38,11 +37,10 @@ class SemanticFPN(Segmenter):
         self.neck = FPN(backbone.channels, pyramid_channels)
         self.levels = nn.ModuleList([ConvNormReLU(pyramid_channels, channels, 3)])
         for steps in (1, 2, 3):
-            widths = [pyramid_channels] + [channels] * steps
-            layers = [
-                (ConvNormReLU(*pair, 3), nn.Upsample(scale_factor=2.0, mode="bilinear")) for pair in pairwise(widths)
-            ]
-            self.levels.append(nn.Sequential(*chain(*layers)))
+            layers: list[nn.Module] = []
+            for width in [pyramid_channels] + [channels] * (steps - 1):
+                layers += [ConvNormReLU(width, channels, 3), nn.Upsample(scale_factor=2.0, mode="bilinear")]
+            self.levels.append(nn.Sequential(*layers))
         self.classes = Classes(channels, num_classes, dropout)
 
     def forward(self, images: torch.Tensor) -> dict[str, Any]:

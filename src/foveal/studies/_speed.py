@@ -134,8 +134,7 @@ def measured(study: Study, evidence: Path) -> Measured | None:
 def _ratios(runs: dict[str, Run], setting: Setting, progress: Progress) -> dict[str, float]:
     """Times of all rows by that of the first, from one interleaved run."""
     device, rounds = torch.device(setting.device), ROUNDS[setting.mode]
-    prepare = training_step if setting.mode == "train" else forward_pass
-    what = "training steps" if setting.mode == "train" else "forward passes"
+    prepare, what = (training_step, "training steps") if setting.mode == "train" else (forward_pass, "forward passes")
     calls: dict[str, Callable[[], object]] = {}
     with num_threads(setting.threads):
         try:
@@ -148,8 +147,7 @@ def _ratios(runs: dict[str, Run], setting: Setting, progress: Progress) -> dict[
                 except Exception as error:  # what a model raises at a size or device that it does not take
                     raise does_not_run(name, error) from error
             synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-            done = partial(progress, what, rounds)
-            seconds = interleave(calls, rounds, synchronize=synchronize, progress=done)
+            seconds = interleave(calls, rounds, synchronize=synchronize, progress=partial(progress, what, rounds))
         except torch.OutOfMemoryError:
             raise UserError(f"{device} has no memory for {len(runs)} rows at once; try a smaller --batch") from None
     return {name: ratio(times, seconds[next(iter(runs))]) for name, times in seconds.items()}

@@ -99,15 +99,15 @@ def kept(trial: Trial, evidence: Path) -> Kept | None:
     try:
         stored = json.loads((folder / "run.json").read_text())
         run = Run.from_dict(stored["run"])
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        figures = json.loads(lines[-1])
+        figures = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        finished = figures["epoch"] == run.epochs
         result = Kept(figures, stored["cost"], stored["environment"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"cannot read what is kept in {folder}: {first_line(error)}") from None
     where = ("data", "root", "out", "workers", "device", "precision", "compile")
     if different := trial.run.differences(run, ignore=where):
         raise UserError(f"{folder} was trained otherwise, remove it: {'; '.join(different)}")
-    return result if figures["epoch"] == run.epochs else None
+    return result if finished else None
 
 
 class Row(NamedTuple):

@@ -8,13 +8,11 @@ from ..engine import Optim, Run
 from ..tasks import Augment, ClassificationArgs
 from ._study import Study
 
-OURS = {
-    "emsnet_xxtiny": dict(drop_path_rate=0.0),
-    "emsnet_xtiny": dict(drop_path_rate=0.0),
-    "emsnet_tiny": dict(drop_path_rate=0.0),
-    **{f"mat_{i}": dict(drop_path_rate=0.0) for i in range(1, 6)},
-    **{f"partialformer_b{i}": dict(drop_path_rate=0.0) for i in range(5)},
-}
+OURS = (
+    *("emsnet_xxtiny", "emsnet_xtiny", "emsnet_tiny"),
+    *(f"mat_{i}" for i in range(1, 6)),
+    *(f"partialformer_b{i}" for i in range(5)),
+)
 PEERS = (
     "pvt_v2_b0",
     "pvt_v2_b1",
@@ -62,15 +60,15 @@ def fashion() -> Study:
 
 
 def _models(function: Any, data: str, root: Path | None = None) -> Study:
-    runs = {name: small(name, args, data) for name, args in OURS.items()}
+    runs = {name: small(name, dict(drop_path_rate=0.0), data) for name in OURS}
     runs |= {name: small(name, {}, data) for name in PEERS}
     return _study(function, {name: replace(run, root=root) for name, run in runs.items()}, frozenset(PEERS))
 
 
 def emsnet() -> Study:
     """Branches of EMSNet's block on CIFAR-10, as Table 3.5 adds them: 64x64 pixels, five epochs."""
-    rows = dict(identity="identity", whiten="whiten", pe2="pe2", pe4="pe4", gated="gated", cmhsa="cmhsa", gmhsa="gmhsa")
-    return _switches("emsnet_xxtiny", emsnet, {row: dict(mixer=mixer) for row, mixer in rows.items()})
+    mixers = ("identity", "whiten", "pe2", "pe4", "gated", "cmhsa", "gmhsa")
+    return _switches("emsnet_xxtiny", emsnet, {mixer: dict(mixer=mixer) for mixer in mixers})
 
 
 def mat() -> Study:

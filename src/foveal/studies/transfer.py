@@ -32,8 +32,8 @@ def detectors() -> Study:
     run, runs = quickstart_detection(), {}
     for backbone in ("mat_1", *PEERS):
         for detector, (args, optim) in DETECTORS.items():
-            changed = dict(detector=detector, detector_args=args)
-            runs[f"{detector}-{backbone}"] = _over(run, backbone, changed, optim, epochs=10)
+            changed = replace(run, optim=replace(run.optim, **optim))
+            runs[f"{detector}-{backbone}"] = _over(changed, backbone, 10, detector=detector, detector_args=args)
     return _study(detectors, ("AP50", "AP"), runs)
 
 
@@ -42,15 +42,14 @@ def segmenters() -> Study:
     run, runs = quickstart_segmentation(), {}
     for backbone in BACKBONES:
         for segmenter in ("semantic_fpn", "upernet"):
-            changed = dict(segmenter=segmenter, segmenter_args={})
-            runs[f"{segmenter}-{backbone}"] = _over(run, backbone, changed, {}, epochs=10)
+            runs[f"{segmenter}-{backbone}"] = _over(run, backbone, 10, segmenter=segmenter, segmenter_args={})
     return _study(segmenters, ("mIoU", "aAcc"), runs)
 
 
 def estimators() -> Study:
     """SimpleBaseline with a backbone of each family and two peers on the built-in figures: ten epochs."""
     run = quickstart_keypoints()
-    runs = {f"simple_baseline-{backbone}": _over(run, backbone, {}, {}, epochs=10) for backbone in BACKBONES}
+    runs = {f"simple_baseline-{backbone}": _over(run, backbone, 10) for backbone in BACKBONES}
     return _study(estimators, ("AP", "AP50"), runs)
 
 
@@ -63,7 +62,7 @@ def bccd() -> Study:
     for backbone, model in REAL.items():
         for detector in ("atss", "ssdlite"):
             args: dict[str, Any] = {"anchor_size": 32} if detector == "atss" else {}
-            runs[f"{detector}-{backbone}"] = _over(run, model, dict(detector=detector, detector_args=args), {}, 10)
+            runs[f"{detector}-{backbone}"] = _over(run, model, 10, detector=detector, detector_args=args)
     return _study(bccd, ("AP50", "AP"), runs)
 
 
@@ -75,8 +74,7 @@ def camvid() -> Study:
     run, runs = _at(quickstart_segmentation(), "camvid", 180, 240), {}
     for backbone, model in REAL.items():
         for segmenter in ("semantic_fpn", "upernet"):
-            changed = dict(segmenter=segmenter, segmenter_args={})
-            runs[f"{segmenter}-{backbone}"] = _over(run, model, changed, {}, epochs=20)
+            runs[f"{segmenter}-{backbone}"] = _over(run, model, 20, segmenter=segmenter, segmenter_args={})
     return _study(camvid, ("mIoU", "aAcc"), runs)
 
 
@@ -86,7 +84,7 @@ def openfield() -> Study:
     EfficientNet-Lite0 starts from its ImageNet weights, all others from random ones.
     """
     run = replace(quickstart_keypoints(), data="openfield/annotations.json")
-    runs = {f"simple_baseline-{backbone}": _over(run, model, {}, {}, epochs=60) for backbone, model in REAL.items()}
+    runs = {f"simple_baseline-{backbone}": _over(run, model, 60) for backbone, model in REAL.items()}
     return _study(openfield, ("AP", "AP50"), runs)
 
 
@@ -96,11 +94,10 @@ def _at(run: Run, data: str, image_size: int, max_size: int) -> Run:
     return replace(run, data=data, task=replace(task, image_size=image_size, max_size=max_size))
 
 
-def _over(run: Run, backbone: str, changed: dict[str, Any], optim: dict[str, Any], epochs: int) -> Run:
-    """A quick start's run with another backbone, another head, and changes to the optimiser."""
+def _over(run: Run, backbone: str, epochs: int, **head: Any) -> Run:
+    """A quick start's run with another backbone and another head."""
     task: Any = run.task
-    task = replace(task, model=backbone, model_args={}, **changed)
-    return replace(run, task=task, optim=replace(run.optim, **optim), epochs=epochs)
+    return replace(run, task=replace(task, model=backbone, model_args={}, **head), epochs=epochs)
 
 
 def _study(function: Any, figures: tuple[str, ...], runs: dict[str, Run]) -> Study:

@@ -6,7 +6,7 @@ from typing import Any
 from .._models import weights_folder
 from .._views import AS_TRAINED, AT_ONCE, Preprocessing, Views
 from ..data import BoxAugment, JointAugment, MaskAugment
-from ._classifier import Classifier, TimmClassifier, load_classifier
+from ._classifier import Classifier, load_classifier
 from ._task import Card, Metric, Task, TaskArgs
 from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
@@ -54,7 +54,6 @@ __all__ = [
     "SegmenterModel",
     "Task",
     "TaskArgs",
-    "TimmClassifier",
     "Views",
     "kind_of",
     "load_classifier",

@@ -1,6 +1,5 @@
 """A trained classifier from wherever it lies: a run, timm, the Hugging Face Hub."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +12,15 @@ from timm.models import get_pretrained_cfg, resolve_model_input_args
 
 from .._classes import check_scores, class_positions
 from .._errors import UserError, does_not_run, unknown
-from .._models import weights_folder
+from .._models import DAMAGED, weights_folder
 from .._views import AS_TRAINED, Preprocessing
-from ._weights import DAMAGED, kind_of
+from ._weights import kind_of
 
 SOURCES = ("hf-hub:", "local-dir:")
 
 
-class Classifier(ABC):
-    """A classifier ready to use.
+class Classifier:
+    """A timm model on a device, in float32 or under bfloat16 autocast, ready to use.
 
     Attributes:
         name: what it was loaded from.
@@ -31,18 +30,26 @@ class Classifier(ABC):
         num_classes: their number.
     """
 
-    def __init__(self, name: str, config: dict[str, Any], classes: list[str] | None, titles: dict[str, str]):
-        self.name, self.config, self.classes = name, config, classes
+    def __init__(self, name: str, model: Any, preprocessing: Preprocessing, device: str, precision: str):
+        cfg = model.pretrained_cfg
+        self.name, self.model, self.device = name, model.eval().to(device), torch.device(device)
+        self.bfloat16 = precision == "bf16"
+        self.classes: list[str] | None = list(cfg["label_names"]) if cfg.get("label_names") else None
         try:
+            self.config = resolve_input_data_config(model, preprocessing.args(), use_test_size=True)
+            if self.config["input_size"][0] != 3:
+                raise UserError(f"{name} takes {self.config['input_size'][0]} channels, and pictures have 3")
             with torch.inference_mode():
-                probe = self.logits(torch.zeros(2, *config["input_size"]))
+                probe = self.logits(torch.zeros(2, *self.config["input_size"]))
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise does_not_run(name, error) from None
-        self.num_classes, self.titles = check_scores(name, probe.shape, classes, titles)
+        titles = cfg.get("label_descriptions") or {}
+        self.num_classes, self.titles = check_scores(name, probe.shape, self.classes, titles)
 
-    @abstractmethod
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, H, W] -> [B, classes] on the CPU."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.model(images.to(self.device)).float().cpu()
 
     @torch.inference_mode()
     def scores(self, images: torch.Tensor) -> torch.Tensor:
@@ -66,27 +73,6 @@ class Classifier(ABC):
     def positions(self, classes: list[str]) -> list[int]:
         """The model's class for each class of a data set; see ``class_positions``."""
         return class_positions(self.name, self.classes, self.num_classes, classes)
-
-
-class TimmClassifier(Classifier):
-    """A timm model on a device, in float32 or under bfloat16 autocast."""
-
-    def __init__(self, name: str, model: Any, preprocessing: Preprocessing, device: str, precision: str):
-        cfg = model.pretrained_cfg
-        try:
-            config = resolve_input_data_config(model, preprocessing.args(), use_test_size=True)
-        except ValueError as error:
-            raise does_not_run(name, error) from None
-        if config["input_size"][0] != 3:
-            raise UserError(f"{name} takes {config['input_size'][0]} channels, and pictures have 3")
-        self.model, self.device = model.eval().to(device), torch.device(device)
-        self.bfloat16 = precision == "bf16"
-        classes = list(cfg["label_names"]) if cfg.get("label_names") else None
-        super().__init__(name, config, classes, cfg.get("label_descriptions") or {})
-
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.model(images.to(self.device)).float().cpu()
 
 
 def load_classifier(
@@ -115,8 +101,7 @@ def load_classifier(
         )
     if path.suffix == ".onnx":
         raise UserError(f"{name} is an exported file: foveal.runtime.load reads it")
-    model = _load_model(name, preprocessing)
-    return TimmClassifier(name, model, preprocessing, device, precision)
+    return Classifier(name, _load_model(name, preprocessing), preprocessing, device, precision)
 
 
 def _load_model(name: str, preprocessing: Preprocessing) -> Any:

@@ -18,8 +18,6 @@ class Metric(Protocol):
 
     def compute(self) -> dict[str, float]: ...
 
-    def reset(self) -> None: ...
-
     def state(self) -> Any:
         """What another process needs for ``merge``."""
 

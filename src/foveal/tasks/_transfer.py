@@ -12,10 +12,10 @@ from timm.data import resolve_model_data_config
 
 from .._classes import match_classes
 from .._errors import UserError, first_line, unknown
-from .._models import weights_folder
+from .._models import DAMAGED, weights_folder
 from ..necks import PyramidModel, Registry
 from ._task import Task, TaskArgs
-from ._weights import DAMAGED, load_state, read_config, read_weights
+from ._weights import load_weights, read_config, read_weights
 
 M = TypeVar("M", bound=PyramidModel)
 
@@ -90,9 +90,8 @@ class Transfer(Task, ABC):
     def _build(self, num_classes: int, pretrained: bool) -> Any:
         args = self.args
         registry, name, further = args.head
-        frozen = dict(frozen_stages=args.frozen_stages, frozen_bn=args.frozen_bn)
-        options: dict[str, Any] = dict(pretrained=pretrained, **frozen, backbone_args=args.model_args)
-        return registry.build(name, args.model, num_classes, **options, **further)
+        options: Any = dict(frozen_stages=args.frozen_stages, frozen_bn=args.frozen_bn, backbone_args=args.model_args)
+        return registry.build(name, args.model, num_classes, pretrained=pretrained, **options, **further)
 
     def example(self) -> dict:
         """A batch of one blank picture of the largest size."""
@@ -128,26 +127,6 @@ class Transfer(Task, ABC):
 def summed(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """{"loss": the sum of the parts, and the parts without a graph}."""
     return {"loss": torch.stack(list(parts.values())).sum()} | {k: v.detach() for k, v in parts.items()}
-
-
-def load_weights(model: PyramidModel, path: Path, other: Callable[[], PyramidModel]) -> None:
-    """Load a file of a model's weights; what depends on the classes is left as it is where their number differs.
-
-    Args:
-        path: safetensors, or a checkpoint that holds nothing but tensors.
-        other: makes the same model for another number of classes, which shows what depends on it.
-
-    Raises:
-        UserError: no such file, code in it, another model or backbone.
-    """
-    state, own = read_weights(path), model.state_dict()
-    different = [key for key in state.keys() & own.keys() if state[key].shape != own[key].shape]
-    if different:
-        theirs = other().state_dict()
-        for key in different:
-            if theirs[key].shape != own[key].shape:  # it depends on the number of classes
-                state[key] = own[key]
-    load_state(model, state, path)
 
 
 class Trained:
@@ -215,9 +194,9 @@ def load_model(
     if found != task:
         raise UserError(f"{name} holds no {kind}, but a model for {found}")
     config |= {k: v for k, v in dict(image_size=image_size, max_size=max_size).items() if v is not None}
-    if not 0 < config["image_size"] <= config["max_size"]:
-        raise UserError(f"image-size must be above 0 and at most max-size, got {config['image_size']}")
     try:
+        if not 0 < config["image_size"] <= config["max_size"]:
+            raise UserError(f"image-size must be above 0 and at most max-size, got {config['image_size']}")
         args: dict[str, Any] = dict(backbone_args=config["model_args"], **config[f"{kind}_args"])
         model = registry.build(config[kind], config["architecture"], len(config["label_names"]), **args)
         model.load_state_dict(read_weights(folder / "model.safetensors"))

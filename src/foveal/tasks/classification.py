@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from .._models import create_model
 from ..data import OnImage
 from ..metrics import Accuracy
 from ._task import Card, Task, TaskArgs
-from ._weights import load_state, read_weights
+from ._weights import load_weights
 
 PYTHON = """\
 import timm
@@ -136,7 +137,8 @@ class Classification(Task):
         self.args, self.classes = args, classes
         self.model = create_model(args.model, args.pretrained, num_classes=len(classes), **args.model_args)
         if args.weights is not None:
-            load_weights(self.model, args.weights)
+            other = partial(create_model, args.model, num_classes=len(classes) + 1, **args.model_args)
+            load_weights(self.model, args.weights, other)
         mixed: Any = dict(label_smoothing=args.smoothing, num_classes=len(classes))
         augment = args.augment
         mixed |= dict(prob=augment.mix_prob, switch_prob=augment.mix_switch)
@@ -171,15 +173,14 @@ class Classification(Task):
 
     def data_config(self) -> dict[str, Any]:
         """timm's preprocessing at this run's size."""
-        size = self.args.image_size
-        config = resolve_model_data_config(self.model) | dict(input_size=(3, size, size))
-        return config | (dict(crop_pct=self.args.crop_pct) if self.args.crop_pct else {})
+        size, config = self.args.image_size, resolve_model_data_config(self.model)
+        config |= dict(input_size=(3, size, size), crop_pct=self.args.crop_pct or config["crop_pct"])
+        return {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
 
     def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:
         """A sample's RGB picture becomes a normalised tensor [3, image_size, image_size], by timm's transform."""
-        config, augment = self.data_config(), self.args.augment
+        chosen, augment = self.data_config(), self.args.augment
         if train:
-            chosen: dict[str, Any] = {name: config[name] for name in ("input_size", "mean", "std")}
             chosen |= dict(
                 is_training=True,
                 scale=(augment.crop_scale, 1.0),
@@ -191,8 +192,6 @@ class Classification(Task):
                 re_prob=augment.random_erasing,
                 re_mode="pixel",
             )
-        else:
-            chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
         try:
             transform: Any = create_transform(**chosen)
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -209,9 +208,8 @@ class Classification(Task):
 
     def config(self) -> dict[str, Any]:
         """What timm's config.json says beside the weights: classes and preprocessing."""
-        config = self.data_config()
-        kept = {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
-        return dict(label_names=self.classes, pretrained_cfg=kept | dict(test_input_size=None, pool_size=None))
+        seen = self.data_config() | dict(test_input_size=None, pool_size=None)
+        return dict(label_names=self.classes, pretrained_cfg=seen)
 
     def card(self) -> Card:
         short = 'import foveal, timm; timm.create_model("local-dir:{folder}/best", pretrained=True)'
@@ -277,21 +275,3 @@ class Teacher:
             return F.cross_entropy(logits, target.argmax(dim=1))
         student, teacher = (F.log_softmax(x / args.temperature, dim=1) for x in (logits, target))
         return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * args.temperature**2
-
-
-def load_weights(model: Any, path: Path) -> None:
-    """Load a file of weights into a model; its classifier is left as it is where the shapes differ.
-
-    Args:
-        path: safetensors, or a checkpoint that holds nothing but tensors.
-
-    Raises:
-        UserError: no such file, code in it, another architecture.
-    """
-    state, own = read_weights(path), model.state_dict()
-    heads = model.pretrained_cfg.get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else heads
-    for key in [key for key in state if key.startswith(tuple(f"{head}." for head in heads))]:
-        if key in own and state[key].shape != own[key].shape:
-            state[key] = own[key]
-    load_state(model, state, path)

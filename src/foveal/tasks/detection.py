@@ -71,8 +71,7 @@ class Detection(Transfer):
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "size": [B, 2], "target": B dicts} -> {"loss": scalar, and the parts of it}."""
-        parts = self.model.losses(self.model(batch["image"], batch["size"]), batch["target"])
-        return summed(parts)
+        return summed(self.model.losses(self.model(batch["image"], batch["size"]), batch["target"]))
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:

@@ -90,8 +90,7 @@ class Keypoints(Transfer):
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "positions": [B, K, 2], "weights": [B, K]} -> {"loss": scalar, and parts}."""
-        parts = self.model.losses(self.model(batch["image"]), batch)
-        return summed(parts)
+        return summed(self.model.losses(self.model(batch["image"]), batch))
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[dict[str, torch.Tensor]]:
@@ -121,8 +120,7 @@ class Keypoints(Transfer):
 
 def check_sides(*sides: int) -> None:
     """Raise UserError unless heatmaps fit into an image of these sides exactly, so that mirrored ones do."""
-    odd = [side for side in sides if side % STRIDE]
-    if odd:
+    if odd := [side for side in sides if side % STRIDE]:
         raise UserError(f"image-size and max-size must be multiples of {STRIDE}, got {odd[0]}")
 
 

@@ -66,8 +66,7 @@ class Segmentation(Transfer):
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "mask": B of [H, W]} -> {"loss": scalar, and the parts of it}."""
-        parts = self.model.losses(self.model(batch["image"]), padded_masks(batch))
-        return summed(parts)
+        return summed(self.model.losses(self.model(batch["image"]), padded_masks(batch)))
 
     @torch.inference_mode()
     def predict(self, batch: dict) -> list[torch.Tensor]:
@@ -109,7 +108,7 @@ def predict(model: Segmenter, batch: dict, views: Views) -> list[torch.Tensor]:
     """Batch {"image", "size", "original"} -> for each picture the classes' probabilities [K, H, W] in its own size."""
     totals: list[Any] = [0.0] * len(batch["image"])
     for scale in views.scales:
-        H, W = (round(side * scale) for side in batch["image"].shape[2:])
+        H, W = (max(1, round(side * scale)) for side in batch["image"].shape[2:])
         images = batch["image"]
         if scale != 1:
             images = F.interpolate(images, (H, W), mode="bilinear", antialias=True)
