@@ -127,8 +127,9 @@ class Run:
             raise UserError(f"seed must be below {2**31}, got {self.seed}")
         if bool(optim.decay_epochs) != (optim.schedule == "step"):
             raise UserError("decay-epochs and the step schedule need each other")
-        if optim.schedule != "poly" and optim.poly_power != Optim().poly_power:
-            raise UserError("poly-power has no effect without the poly schedule")
+        for name, schedule in (("poly_power", "poly"), ("decay_rate", "step")):
+            if optim.schedule != schedule and getattr(optim, name) != getattr(Optim(), name):
+                raise UserError(f"{name.replace('_', '-')} has no effect without the {schedule} schedule")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``task`` gets its kind."""
