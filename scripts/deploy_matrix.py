@@ -77,10 +77,17 @@ def run(task: str, head: str, model: str, fixed: bool, targets: list[str], size:
         print(json.dumps(said | {"seconds": round(time.process_time() - started, 1)}), flush=True)
 
 
+def has(target: str, fixed: bool) -> bool:
+    """Whether a target has files of fixed, or of free, sides."""
+    from foveal.export import find
+
+    return fixed or bool(find(target).dynamic)
+
+
 def table(lines: list[dict]) -> str:
     """Markdown: a row a model, a column a target, fixed and dynamic."""
     found = {(x["task"], x["head"], x["model"], x["target"], x["fixed"]): x for x in lines}
-    columns = [(target, fixed) for target in TARGETS for fixed in (True, False) if fixed or target != "coreml"]
+    columns = [(target, fixed) for target in TARGETS for fixed in (True, False) if has(target, fixed)]
     rows = ["| model | " + " | ".join(f"{t}, {'fixed' if f else 'dynamic'}" for t, f in columns) + " |"]
     rows.append("|---" * (len(columns) + 1) + "|")
     reasons: dict[str, int] = {}
@@ -125,7 +132,8 @@ def main() -> None:
         for task, head, model in cases():
             if args.task not in (None, task) or (args.models and model not in args.models.split(",")):
                 continue
-            wanted = [t for t in args.targets.split(",") if (task, head, model, t, fixed) not in done]
+            named = [target for target in args.targets.split(",") if has(target, fixed)]
+            wanted = [target for target in named if (task, head, model, target, fixed) not in done]
             if not wanted:
                 continue
             size = 224 if task == "classification" else 128

@@ -149,3 +149,15 @@ def same(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
     return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+def without_compiler(monkeypatch) -> list[type]:
+    """Leave out the C++ backend, since a machine may have no compiler; the list gets the classes that are compiled."""
+    compiled, compile_ = [], torch.nn.Module.compile
+
+    def noted(module: torch.nn.Module, **args) -> None:
+        compiled.append(type(module))
+        compile_(module, **args, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", noted)
+    return compiled

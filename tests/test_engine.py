@@ -27,7 +27,7 @@ from foveal.engine import Optim, Processes, Run, RunLog, learning_rate, loop, pr
 from foveal.engine.checkpoint import replacing, settle
 from foveal.recipes import RECIPES
 from foveal.tasks import Classification
-from runs import execute, execute_all, lines, make_folder, same, small_run, state, weights
+from runs import execute, execute_all, lines, make_folder, same, small_run, state, weights, without_compiler
 
 
 @pytest.fixture(scope="module")
@@ -472,16 +472,9 @@ def plain_run(data: Path, out: Path) -> list[str]:
 
 
 def test_a_compiled_model_learns_the_same(data, tmp_path, monkeypatch):
-    """The C++ backend is left out, since a machine may have no compiler."""
     extra = ["--epochs", "1", "--batch-size", "8", "--model", "test_convnext", "--model-args", "{}"]
     assert main(["train", *plain_run(data, tmp_path / "plain"), *extra]) == 0
-    compiled, compile_ = [], torch.nn.Module.compile
-
-    def noted(module: torch.nn.Module, **args) -> None:
-        compiled.append(type(module))
-        compile_(module, **args, backend="aot_eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", noted)
+    compiled = without_compiler(monkeypatch)
     assert main(["train", *plain_run(data, tmp_path / "compiled"), *extra, "--compile"]) == 0
     assert compiled == [Classification]
     ours, theirs = weights(tmp_path / "compiled" / "last"), weights(tmp_path / "plain" / "last")

@@ -17,7 +17,7 @@ from foveal.metrics.coco import CocoAP
 from foveal.necks import Registry
 from foveal.segmentation import SEGMENTERS
 from foveal.tasks import load_detector
-from runs import execute, execute_all, lines, same, state, weights
+from runs import execute, execute_all, lines, same, state, weights, without_compiler
 
 FIGURES = {"scenes:24x64": "figures:15x64", "scenes:16x64": "figures:10x64"}  # as many bodies, or one more
 NARROW = {"channels": 64}
@@ -231,17 +231,10 @@ def test_accumulation_is_a_larger_batch(tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_compiled_model_learns_the_same(name, tmp_path, monkeypatch):
-    """The C++ backend is left out, since a machine may have no compiler."""
     flags = "--epochs 1 --warmup-epochs 0 --batch-size 8 --model test_convnext --model-args {}"
     extra = [*flags.split(), "--data", data_for(name, "scenes:16x64")]
     assert main(["train", *plain_run(name, tmp_path / "plain", *extra)]) == 0
-    compiled, compile_ = [], nn.Module.compile
-
-    def noted(module: nn.Module, **args) -> None:
-        compiled.append(type(module))
-        compile_(module, **args, backend="aot_eager")
-
-    monkeypatch.setattr(nn.Module, "compile", noted)
+    compiled = without_compiler(monkeypatch)
     assert main(["train", *plain_run(name, tmp_path / "compiled", *extra, "--compile")]) == 0
     assert compiled == [KINDS[name][1][name]]
     nearly_same(tmp_path / "compiled" / "last", tmp_path / "plain" / "last")

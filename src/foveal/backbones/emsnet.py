@@ -17,7 +17,7 @@ from typing import Any, Tuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import register_model
 from torch import nn
 
@@ -30,6 +30,7 @@ from ..layers import (
     Stage,
     four_stages,
     has_symbols,
+    init_projection,
     is_exporting,
     is_fast_path,
     notrace,
@@ -555,10 +556,8 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight_h, mode="fan_out", nonlinearity="linear")
     elif isinstance(module, nn.Conv2d) and module.groups > 1:
         nn.init.normal_(module.weight, std=(2.0 / module.weight[0].numel()) ** 0.5)
-    elif isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.is_meta:  # to fill what has no values is slow
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.Linear, nn.Conv2d)):
+        init_projection(module)
 
 
 default_cfgs = _timm.default_cfgs("stem.0.conv", "emsnet_xxtiny", "emsnet_xtiny", "emsnet_tiny", "test_emsnet")

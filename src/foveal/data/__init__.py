@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from .._errors import UserError, some, unknown
+from .._errors import UserError, first_line, some, unknown
 from ._arrays import ArrayBatches, OnImage
 from ._bodies import Bodies, Crop, MarkedBodies
 from ._class_map import IGNORED, class_map
@@ -275,7 +275,7 @@ def load_parts(name: str, root: Path | None = None, *, kind: str = "classificati
                 return known.read(name, root, skip)
         folder = Path(name).is_dir()
     except OSError as error:  # a folder that may not be read, a name that is too long
-        raise UserError(f"cannot read {error.filename or name}: {error.strerror}") from None
+        raise UserError(f"cannot read {error.filename or name}: {error.strerror or first_line(error)}") from None
     if folder:
         raise UserError(f"{name} holds no data for {kind}; expected {'; '.join(f.what for f in FORMATS[kind])}")
     if "/" in name:

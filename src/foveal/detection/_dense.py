@@ -35,6 +35,11 @@ def match(matcher: Matcher, objects: torch.Tensor, boxes: torch.Tensor) -> torch
     return matcher(box_iou(objects, boxes))
 
 
+def logit(score: float) -> float:
+    """The logit of a score in 0 to 1; of the ends a large number."""
+    return torch.tensor(score, dtype=torch.float64).logit(1e-9).item()
+
+
 def candidates(
     scores: torch.Tensor, levels: list[int], threshold: float, most: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegres
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from ..necks import FPN, Pyramid, mean_over_processes, pad_to_32
-from ._dense import candidates, centerness, float_tree, grid_anchors, suppressed
+from ._dense import candidates, centerness, float_tree, grid_anchors, logit, suppressed
 from ._detector import Detector, register
 
 BOX_WEIGHT = 2.0  # of the loss of boxes, as in mmdetection
@@ -116,7 +116,7 @@ class ATSS(Detector):
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         raw = float_tree(raw)
         levels, found = raw["levels"].tolist(), []
-        threshold = torch.tensor(self.score_thresh, dtype=torch.float64).logit(1e-9).item()  # also of 0 and 1
+        threshold = logit(self.score_thresh)
         for logits, deltas, centers, size in zip(raw["logits"], raw["deltas"], raw["centerness"], sizes):
             best, places, labels = candidates(logits, levels, threshold, self.topk_candidates)
             boxes = self.coder.decode_single(deltas[places], raw["anchors"][places])

@@ -13,7 +13,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 
 from ..necks import FPN, Pyramid, pad_to_32
-from ._dense import candidates, float_tree, grid_anchors, match, suppressed
+from ._dense import candidates, float_tree, grid_anchors, logit, match, suppressed
 from ._detector import Detector, register
 
 
@@ -87,7 +87,7 @@ class RetinaNet(Detector):
     def detections(self, raw: dict[str, Any], sizes: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         raw = float_tree(raw)
         levels = raw["levels"].tolist()
-        threshold = torch.tensor(self.score_thresh, dtype=torch.float64).logit(1e-9).item()  # also of 0 and 1
+        threshold = logit(self.score_thresh)
         found = []
         for logits, deltas, size in zip(raw["logits"], raw["deltas"], sizes):
             best, places, labels = candidates(logits, levels, threshold, self.topk_candidates)
