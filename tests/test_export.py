@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from foveal.export import (
 from foveal.export import _target as target_room
 from foveal.export._decode import decode
 from foveal.export._fold import flatten_tokens, fold_norms
-from foveal.export.parity import difference, examined, paired
+from foveal.export.parity import difference, examined, paired, shapes
 from foveal.export.prepare import folded
 
 SEEN = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -134,6 +135,25 @@ def test_every_family_for_all_sizes(name, pictures, tmp_path):
 def test_executorch(prepared, pictures, tmp_path, options):
     done = export(prepared, TARGETS["executorch"], tmp_path, options, pictures)
     assert json.loads(done.files[1].read_text())["task"] == "classification"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [name for name in DETECTORS if name != "sparse_rcnn"])
+def test_executorch_takes_raw_detectors(head, pictures, tmp_path):
+    known = prepare(source("detection", head, "test_mat"), raw=True)
+    parity = export(known, TARGETS["executorch"], tmp_path, FIXED, pictures).parity
+    assert max(parity.differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("head", "said"), [("fcos", "torchvision::nms, "), ("mask_rcnn", "nms, torchvision::roi_align, ")]
+)
+def test_executorch_has_no_suppression(head, said, tmp_path):
+    known = prepare(source("detection", head, "test_mat"))
+    with pytest.raises(
+        UserError, match=rf"^ExecuTorch has no .*{said}which \w+ needs; try without decoding \(--raw\)$"
+    ):
+        TARGETS["executorch"].convert(known, tmp_path / "x.pte", "", FIXED)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +314,34 @@ def test_smaller_types(prepared, pictures, tmp_path):
     assert size["int8"] < size["fp16"] < size["fp32"]
 
 
+def test_parts_that_stay_float32(tmp_path):
+    calibration = tuple(np.random.default_rng(0).normal(size=(2, 1, 3, 64, 64)).astype(np.float32))
+    known, options = classifier("test_mat"), Options(True, "int8", calibration, keep_float=("stages.3", "final"))
+    (file,) = TARGETS["onnx"].convert(known, tmp_path / "x.onnx", "", options)
+    nodes = onnx.load(file).graph.node
+    scaled = " ".join(name for node in nodes if "Linear" in node.op_type for name in node.input)
+    parts = [name for name in ("stem", "stages.2", "stages.3", "final", "head") if f"model.{name}." in scaled]
+    assert parts == ["stem", "stages.2", "head"]
+    scores = {name for node in nodes if node.op_type == "Softmax" and "stages.3" in str(node) for name in node.output}
+    products = [node for node in nodes if node.op_type == "MatMul" and scores & {*node.input}]
+    assert len(products) == len(scores) > 0  # of attention, which have no weights
+    with pytest.raises(UserError, match=r"^nothing is int8 in a part 'stage'; parts are stem, stages, final, head"):
+        TARGETS["onnx"].convert(known, file, "", replace(options, keep_float=("stem", "stage")))
+
+
+def test_int8_that_changes_much_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("foveal.cli.export.FEW", 101)
+    argv = ["export", "test_mat", "--random-weights", "--size", "64", "--fixed", "--dtype", "int8"]
+    assert main([*argv, "--data", "fashion", "--out", str(tmp_path)]) == 0
+    assert "have to stay float32: --keep-float stem stages final head\n" in capsys.readouterr().out
+
+
+def test_shapes_of_a_small_model_are_not_below_what_it_takes():
+    unseen = shapes((32, 32), ("batch", "height", "width"))[1:]
+    assert min(min(shape[1:]) for shape in unseen) > 32
+    assert len({shape[1:] for shape in unseen}) > 2
+
+
 def test_the_command(tmp_path, capsys):
     argv = ["export", "test_mat", "--random-weights", "--size", "64", "--fixed", "--to", "pt2", "--out", str(tmp_path)]
     assert main([*argv, "--json"]) == 0
@@ -320,6 +368,7 @@ def test_the_command(tmp_path, capsys):
         ("test_mat --size 8", "size takes one or two numbers of 32 or more"),
         ("test_mat --data a --images b", "exclude each other"),
         ("test_mat --root a", "--root has no effect without --data"),
+        ("test_mat --keep-float stem", "--keep-float has no effect without --dtype int8"),
         ("test_mat", "timm has no weights for test_mat"),
         ("nothing --random-weights", "--random-weights is for a timm name"),
         ("test_mat --random-weights --raw", "--raw has no effect on classification"),

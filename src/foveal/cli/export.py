@@ -34,6 +34,7 @@ PICTURES = 16  # that a file is run on
 CALIBRATION = 32  # that int8 takes its ranges from
 RAW = 'onnxruntime.InferenceSession("{}")'  # for which foveal predict has no decoding
 EVALUATION = 256  # on which the file is compared with the model, at most
+FEW = 90  # percent of predictions that agree, below which int8 needs advice
 
 
 def main(
@@ -49,6 +50,7 @@ def main(
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="H [W]")] = (),
     fixed: bool = False,
     raw: bool = False,
+    keep_float: tuple[str, ...] = (),
     layout: Literal["none", "triton", "kserve"] = "none",
     runtime_files: Path | None = None,
     random_weights: bool = False,
@@ -68,6 +70,7 @@ def main(
         size: height and width in pixels of the images that the file is made for; those of the model without it.
         fixed: for one image of that size alone; otherwise batch, height and width are free.
         raw: of a detector and a segmenter the raw outputs, without decoding, suppression and enlargement.
+        keep_float: parts of the model that int8 leaves in float32, such as stem, stages.3.
         layout: put an ONNX file into the folder that a server reads: triton, or kserve, which adds a manifest.
         runtime_files: of the target web the folder of onnxruntime-web, as npm installs it; without it
             node_modules/onnxruntime-web.
@@ -81,6 +84,7 @@ def main(
         raise UserError("--data and --images exclude each other")
     check_needs(
         ("--root", root is not None, "--data", data is not None),
+        ("--keep-float", bool(keep_float), "--dtype int8", dtype == "int8"),
         ("--runtime-files", runtime_files is not None, "--to web", "web" in to.split(",")),
     )
     if dtype == "int8" and data is None and not images:
@@ -93,7 +97,7 @@ def main(
     prepared = prepare(source, raw=raw, size=(size[0], size[-1]) if size else None)
     before, pictures, labels = _pictures(source, data, root, images)
     ranges = calibration(prepared, before) if dtype == "int8" else ()
-    options, failed = Options(fixed, dtype, ranges, runtime_files=runtime_files), 0
+    options, failed = Options(fixed, dtype, ranges, keep_float=keep_float, runtime_files=runtime_files), 0
     for target in targets:
         try:
             if layout != "none":
@@ -109,6 +113,9 @@ def main(
             done = replace(done, files=LAYOUTS[layout](done.files[0]))
         _show(done, target, compared, as_json)
         if not as_json:
+            if dtype == "int8" and compared.get("agreement", 100) < FEW:
+                parts = " ".join(name for name, part in source.model.named_children() if list(part.parameters()))
+                print(f"  int8 changes many predictions; parts that may have to stay float32: --keep-float {parts}")
             print(f"  next: {(RAW if raw and target.suffix == '.onnx' else target.opens).format(done.files[0])}")
     return 2 if failed else 0
 

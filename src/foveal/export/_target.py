@@ -25,6 +25,7 @@ class Options:
         dtype: fp32, fp16 or int8.
         calibration: batches of images that int8 takes its ranges from.
         symmetric: int8 has its zero in the middle of each range.
+        keep_float: parts of the model that int8 leaves in float32, by their names in it.
         runtime_files: folder of the runtime that a page brings along; None for where its package manager puts it.
     """
 
@@ -32,6 +33,7 @@ class Options:
     dtype: str = "fp32"
     calibration: tuple[np.ndarray, ...] = ()
     symmetric: bool = False
+    keep_float: tuple[str, ...] = ()
     runtime_files: Path | None = None
 
 

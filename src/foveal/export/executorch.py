@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
 from .._errors import UserError, cause
 from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .prepare import Prepared
 
-SHAPES = (  # operators that move values, which XNNPACK takes with one free size and six axes at most
+SHAPES = (  # operators that move values, which XNNPACK takes with one free size at most
     "Cat",
     "Clone",
     "CloneDimOrder",
@@ -23,6 +24,8 @@ SHAPES = (  # operators that move values, which XNNPACK takes with one free size
     "UnsqueezeCopy",
     "ViewCopy",
 )
+ATTENTION = torch.ops.aten.scaled_dot_product_attention
+AXES = 6  # that XNNPACK has
 LARGEST = 2  # memory is planned for images of so many times the example's sides, and of its batch
 
 
@@ -32,15 +35,19 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     height, width = prepared.traced(free)
     most = {"batch": 2 * LARGEST, "height": LARGEST * height, "width": LARGEST * width}
     program = prepared.program(free, most if free else None, layout=False)
+    called = [node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    if absent := sorted({operator.name() for operator in called if operator.namespace == "torchvision"}):
+        advice = "; try without decoding (--raw)" if prepared.counted else ""
+        raise UserError(f"ExecuTorch has no {', '.join(absent)}, which {prepared.source.stem} needs{advice}")
     with quiet():
         from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS  # pyright: ignore[reportMissingImports]
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
 
         try:
+            program = program.run_decompositions({ATTENTION.default: _attention})
             checks = EdgeCompileConfig(_check_ir_validity=False)
-            taken = [c for c in ALL_PARTITIONER_CONFIGS if c.__name__.removesuffix("Config") not in SHAPES]
-            partitioner = XnnpackPartitioner(configs=taken)
+            partitioner = XnnpackPartitioner(configs=[_limited(rule) for rule in ALL_PARTITIONER_CONFIGS])
             edge = to_edge_transform_and_lower(program, partitioner=[partitioner], compile_config=checks)
             edge.to_executorch().save(str(path))
         except Exception as error:  # no base of their own
@@ -48,6 +55,26 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     beside = path.with_suffix(".json")
     beside.write_text(text)
     return [path, beside]
+
+
+def _attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """As products: ExecuTorch's own form of it comes out in a layout that the views behind it do not expect."""
+    return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+
+
+def _limited(rule: Any) -> Any:
+    """A rule of what XNNPACK computes, without what its runtime cannot load."""
+    moves = rule.__name__.removesuffix("Config") in SHAPES
+
+    class Limited(rule):
+        def check_constraints(self, node: torch.fx.Node, ep: ExportedProgram) -> bool:
+            values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            free = moves and any(not isinstance(side, int) for value in tensors for side in value.shape)
+            fits = not free and all(value.ndim <= AXES for value in tensors)
+            return fits and super().check_constraints(node, ep)
+
+    return Limited
 
 
 def load(path: Path) -> Runner:

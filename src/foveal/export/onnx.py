@@ -28,7 +28,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     if options.dtype == "fp16":
         model = half(model)
     if options.dtype == "int8":
-        model = static_int8(model, options.calibration, options.symmetric)
+        model = static_int8(model, options.calibration, options.symmetric, options.keep_float)
     onnx.helper.set_model_props(model, {KEY: text})  # in place of the exporter's
     onnx.save(model, path)
     return [path]

@@ -1,6 +1,7 @@
 """OpenVINO's intermediate representation, by way of ONNX, run by OpenVINO."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
 
     # OpenVINO cannot compile products of uint8 whose zero is not in the middle.
     dtype = "int8" if options.dtype == "int8" else "fp32"
-    onnx_options = Options(options.fixed, dtype, options.calibration, symmetric=True)
+    onnx_options = replace(options, dtype=dtype, symmetric=True)
     with tempfile.TemporaryDirectory() as folder:
         (source,) = onnx.convert(prepared, Path(folder) / "model.onnx", text, onnx_options)
         try:
