@@ -33,6 +33,7 @@ from foveal.export import (
 from foveal.export import _target as target_room
 from foveal.export._decode import decode
 from foveal.export._fold import flatten_tokens, fold_norms
+from foveal.export.executorch import _take_first_of_equal
 from foveal.export.parity import difference, examined, paired, shapes
 from foveal.export.prepare import folded
 
@@ -132,9 +133,22 @@ def test_every_family_for_all_sizes(name, pictures, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [FIXED, Options()])
-def test_executorch(prepared, pictures, tmp_path, options):
-    done = export(prepared, TARGETS["executorch"], tmp_path, options, pictures)
+@pytest.mark.parametrize("name", TINY)
+def test_executorch(name, pictures, tmp_path, options):
+    done = export(classifier(name), TARGETS["executorch"], tmp_path, options, pictures)
     assert json.loads(done.files[1].read_text())["task"] == "classification"
+
+
+@pytest.mark.parametrize("scores", [[1.0, 3, 1, 2, 2, 2, 1, 2, 0, 2], [0.0] * 200, [-1.0] * 50 + [0.5]])
+def test_executorch_takes_the_first_of_equal(scores):
+    class Largest(nn.Module):
+        def forward(self, x):
+            return x.topk(5, dim=1, sorted=False).indices
+
+    program = torch.export.export(Largest(), (torch.tensor([scores]),))
+    _take_first_of_equal(program)
+    expected = sorted(range(len(scores)), key=lambda place: -scores[place])[:5]
+    assert sorted(program.module()(torch.tensor([scores]))[0].tolist()) == sorted(expected)
 
 
 @pytest.mark.slow
