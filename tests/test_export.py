@@ -32,8 +32,7 @@ from foveal.export import (
 )
 from foveal.export import _target as target_room
 from foveal.export._decode import decode
-from foveal.export._fold import flatten_tokens, fold_norms
-from foveal.export.executorch import _take_first_of_equal
+from foveal.export._fold import first_of_equal, flatten_tokens, fold_norms
 from foveal.export.parity import difference, examined, paired, shapes
 from foveal.export.prepare import folded
 
@@ -140,13 +139,12 @@ def test_executorch(name, pictures, tmp_path, options):
 
 
 @pytest.mark.parametrize("scores", [[1.0, 3, 1, 2, 2, 2, 1, 2, 0, 2], [0.0] * 200, [-1.0] * 50 + [0.5]])
-def test_executorch_takes_the_first_of_equal(scores):
+def test_the_first_of_equal(scores):
     class Largest(nn.Module):
         def forward(self, x):
             return x.topk(5, dim=1, sorted=False).indices
 
-    program = torch.export.export(Largest(), (torch.tensor([scores]),))
-    _take_first_of_equal(program)
+    program = first_of_equal(torch.export.export(Largest(), (torch.tensor([scores]),)))
     expected = sorted(range(len(scores)), key=lambda place: -scores[place])[:5]
     assert sorted(program.module()(torch.tensor([scores]))[0].tolist()) == sorted(expected)
 

@@ -145,10 +145,14 @@ def forget_bounds(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+PLACES = 2.0**22  # more than a map has, and twice as much still counts by ones in float32
+
+
 def first_of_equal(program: ExportedProgram) -> ExportedProgram:
     """A copy in which the indices of the k largest are the first ones of equal values, as in other runtimes.
 
-    PyTorch's top-k takes any of them.
+    Top-k takes any of them, but tells the least of the k largest. A second one takes what is above that, and behind it
+    what equals it, by place. A stable sort would do, but ExecuTorch has none.
     """
     program = copy.deepcopy(program)
     graph = program.graph_module.graph
@@ -156,14 +160,21 @@ def first_of_equal(program: ExportedProgram) -> ExportedProgram:
         x, k, dim, largest, order = (*node.args, *(-1, True, True)[len(node.args) - 2 :])
         if order or not largest or node.kwargs:  # whoever wants an order takes the values, too
             continue
-        with graph.inserting_before(node):
-            ranked = _call(graph, ATEN.sort.stable, x, stable=True, dim=dim, descending=True)
-            for use in list(node.users):
-                part = graph.call_function(operator.getitem, (ranked, use.args[1]))
-                part.meta["val"] = ranked.meta["val"][use.args[1]]
-                use.replace_all_uses_with(_call(graph, ATEN.slice.Tensor, part, dim, 0, k))
+        uses = list(node.users)
+        with graph.inserting_before(node.next):
+            least = _call(graph, ATEN.amin.default, _call(graph, operator.getitem, node, 0), [dim], True)
+            groups = [
+                _call(graph, ATEN.mul.Scalar, _call(graph, compare, x, least), PLACES)
+                for compare in (ATEN.ge.Tensor, ATEN.gt.Tensor)
+            ]
+            place = _call(graph, ATEN.cumsum.default, _call(graph, ATEN.ones_like.default, x), dim)
+            rank = _call(graph, ATEN.sub.Tensor, _call(graph, ATEN.add.Tensor, *groups), place)
+            first = _call(graph, operator.getitem, _call(graph, ATEN.topk.default, rank, k, dim, True, False), 1)
+            taken = _call(graph, ATEN.gather.default, x, dim, first), first
+            for use in uses:
+                use.replace_all_uses_with(taken[use.args[1]])
                 graph.erase_node(use)
-        graph.erase_node(node)
+    graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
 

@@ -27,8 +27,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
                 skip_model_load=True,
             )
         except Exception as error:  # no base of their own
-            advice = "; try without decoding (--raw)" if prepared.counted else ""
-            raise UserError(f"Core ML does not take {prepared.source.stem}: {cause(error)}{advice}") from None
+            raise UserError(f"Core ML does not take {prepared.source.stem}: {cause(error)}{prepared.advice}") from None
         model.user_defined_metadata[KEY] = text
         model.save(str(path))
     return [path]

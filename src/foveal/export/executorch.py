@@ -1,7 +1,6 @@
 """ExecuTorch programs for phones, computed by XNNPACK, run by ExecuTorch."""
 
 import json
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from .._errors import UserError, cause
+from ._fold import first_of_equal
 from ._quiet import quiet
 from ._target import Options, Runner, Target, register
 from .prepare import Prepared
@@ -27,7 +27,6 @@ SHAPES = (  # operators that move values, which XNNPACK takes with one free size
 )
 ATEN = torch.ops.aten
 AXES = 6  # that XNNPACK has
-PLACES = 2.0**22  # more than a map has, and twice as much still counts by ones in float32
 LARGEST = 2  # memory is planned for images of so many times the example's sides, and of its batch
 
 
@@ -39,16 +38,16 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     program = prepared.program(free, most if free else None, layout=False)
     called = [node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     if absent := sorted({operator.name() for operator in called if operator.namespace == "torchvision"}):
-        advice = "; try without decoding (--raw)" if prepared.counted else ""
-        raise UserError(f"ExecuTorch has no {', '.join(absent)}, which {prepared.source.stem} needs{advice}")
+        raise UserError(f"ExecuTorch has no {', '.join(absent)}, which {prepared.source.stem} needs{prepared.advice}")
     with quiet():
         from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS  # pyright: ignore[reportMissingImports]
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
 
         try:
-            program = program.run_decompositions({ATEN.scaled_dot_product_attention.default: _attention})  # a copy
-            _take_first_of_equal(program)
+            program = first_of_equal(program).run_decompositions(
+                {ATEN.scaled_dot_product_attention.default: _attention}
+            )
             checks = EdgeCompileConfig(_check_ir_validity=False)
             partitioner = XnnpackPartitioner(configs=[_limited(rule) for rule in ALL_PARTITIONER_CONFIGS])
             edge = to_edge_transform_and_lower(program, partitioner=[partitioner], compile_config=checks)
@@ -58,32 +57,6 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     beside = path.with_suffix(".json")
     beside.write_text(text)
     return [path, beside]
-
-
-def _take_first_of_equal(program: ExportedProgram) -> None:
-    """Let a top-k in any order take the first ones of equal values; ExecuTorch has no stable sort.
-
-    What is above the least of the k largest stays; behind it what equals it, by place.
-    """
-    graph = program.graph
-    for node in [node for node in graph.nodes if node.target is ATEN.topk.default and node.args[3:] == (True, False)]:
-        scores, number, dim = node.args[:3]
-        with graph.inserting_before(node.next):
-
-            def call(function: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:
-                return graph.call_function(function, args, kwargs)
-
-            least = call(ATEN.amin.default, call(getitem, node, 0), [dim], True)
-            over = [
-                call(ATEN.mul.Scalar, call(found, scores, least), PLACES) for found in (ATEN.ge.Tensor, ATEN.gt.Tensor)
-            ]
-            places = call(ATEN.arange.default, call(ATEN.sym_size.int, scores, dim), dtype=torch.float32)
-            rank = call(ATEN.sub.Tensor, call(ATEN.add.Tensor, *over), places)
-            first = call(ATEN.topk.default, rank, number, dim, True, False)
-        for user in list(node.users):
-            if user.args == (node, 1):
-                user.args = first, 1
-    program.graph_module.recompile()
 
 
 def _attention(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -19,7 +19,7 @@ NEAR = 0.05  # in other precisions, of scores and of the longer side, of detecti
 CERTAIN = 0.3  # score from which a detection counts in other precisions
 SHARES = ((1.0, 1.0), (0.75, 1.0), (1.0, 1.25), (0.75, 0.6), (1.3, 0.9))  # of height and width, in unseen shapes
 BATCHES = (1, 1, 2, 3, 1)
-LEAST = 33  # pixels of a side: below 32 no map of stride 32 is left
+LEAST = 32  # pixels of a side: below no map of stride 32 is left
 
 
 @dataclass
@@ -66,8 +66,8 @@ def shapes(size: tuple[int, int], free: Sequence[str]) -> list[tuple[int, int, i
         return [(1, height, width)] * 2
     found = [(BATCH if "batch" in free else 1, height, width)]
     for (h, w), batch in zip(SHARES, BATCHES):
-        sides = (max(int(h * height) | 1, LEAST), max(int(w * width) | 1, LEAST))
-        found.append((batch if "batch" in free else 1, *(sides if "height" in free else (height, width))))
+        odd = max(int(h * height), LEAST) | 1, max(int(w * width), LEAST) | 1
+        found.append((batch if "batch" in free else 1, *(odd if "height" in free else (height, width))))
     return found
 
 

@@ -79,6 +79,11 @@ class Prepared:
         """Whether the outputs are lists of what was found, as long as what was found is many."""
         return self.outputs[0].name == "boxes"
 
+    @property
+    def advice(self) -> str:
+        """The end of an error of a runtime that does not take the graph."""
+        return "; try without decoding (--raw)" if self.counted else ""
+
     @cached_property
     def folded(self) -> Graph:
         """The graph with whatever layers are faster in a runtime; see ``_fold``."""

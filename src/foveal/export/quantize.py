@@ -80,12 +80,11 @@ def _inside(model: Any, parts: Sequence[str]) -> list[str]:
             named = [*node.input, *(name for text in scopes for name in ast.literal_eval(text)[::-1])]
             place = next((name for name in named if name.startswith(ROOT)), place)
             places[node.name] = place.removeprefix(ROOT)
+    kept: list[str] = []
     for part in parts:
-        if not any(_in(place, part) for place in places.values()):
+        inside = [name for name, place in places.items() if f"{place}.".startswith(f"{part}.")]
+        if not inside:
             known = ", ".join(dict.fromkeys(place.split(".")[0] for place in places.values()))
             raise UserError(f"nothing is int8 in a part {part!r}; parts are {known}, and what is inside of them")
-    return [name for name, place in places.items() if any(_in(place, part) for part in parts)]
-
-
-def _in(place: str, part: str) -> bool:
-    return f"{place}.".startswith(f"{part}.")
+        kept += inside
+    return kept
