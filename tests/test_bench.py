@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import time
 from dataclasses import asdict
 
@@ -25,6 +26,7 @@ from foveal.bench import (
     ratio,
     throughput,
 )
+from foveal.bench._apart import Apart
 from foveal.bench.models import training_step
 from foveal.cli import main
 
@@ -134,12 +136,54 @@ def test_bench_refuses(model, setting, said):
 
 
 def test_memory_that_suffices_for_each_but_not_for_all(monkeypatch):
-    def interleave(*args, **kwargs):
+    def in_turn(*args, **kwargs):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("foveal.bench.models.interleave", interleave)
+    monkeypatch.setattr("foveal.bench.models.in_turn", in_turn)
     with pytest.raises(UserError, match="cpu has no memory for 2 models at once"):
         bench(["test_mat", "test_emsnet"], Setting(size=(32, 32)))
+
+
+def test_models_are_made_ready_apart():
+    results = bench(["test_mat", "test_emsnet", "resnet18"], Setting(size=(32, 32), rounds=2, jobs=2))
+    here = bench(["test_mat", "test_emsnet", "resnet18"], Setting(size=(32, 32), rounds=2))
+    for a, b in zip(results, here, strict=True):
+        assert (a.model, a.runtime, a.parameters, a.macs) == (b.model, b.runtime, b.parameters, b.macs)
+        assert a.peak_memory_mib == pytest.approx(b.peak_memory_mib, rel=0.1)
+        assert 0 < a.latency_low_ms <= a.latency_ms <= a.latency_high_ms
+    assert results[0].ratio == 1
+
+
+def test_what_fails_apart_is_said_here():
+    setting = Setting(mode="train", size=(32, 32), batch=2, grad_checkpointing=True, jobs=2)
+    with pytest.raises(UserError, match=r"dla46x_c does not .*: gradient checkpointing not"):
+        bench(["test_mat", "dla46x_c"], setting)
+
+
+def vanish(name):
+    os._exit(1)
+
+
+def answer(name):
+    return name.upper(), {"length": lambda: len(name), "memory": exhaust}
+
+
+def exhaust():
+    raise torch.OutOfMemoryError
+
+
+def test_a_process_that_ends_is_named():
+    with pytest.raises(UserError, match="the process of test_mat ended; if memory ran out, try fewer models or --jobs"):
+        Apart(vanish, ["test_mat"], 2)
+
+
+def test_calls_are_made_apart_until_closed():
+    with Apart(answer, ["a", "bc", "def"], 2) as apart:
+        assert {name: known for name, (known, _) in apart.known.items()} == {"a": "A", "bc": "BC", "def": "DEF"}
+        assert [apart.calls(name)["length"]() for name in ("def", "a", "def")] == [3, 1, 3]
+        with pytest.raises(torch.OutOfMemoryError):
+            apart.calls("bc")["memory"]()
+    assert not any(process.is_alive() for process in apart.processes)
 
 
 # training steps
@@ -271,6 +315,7 @@ def test_workers_are_faster_or_slower_than_models(capsys, monkeypatch):
         ("--train --data fashion --size 32 48", "--data takes square pictures"),
         ("--train --data fashion --batch 10001", "larger than the 10000 training pictures"),
         ("--train --batch 0", "batch must be at least 1"),
+        ("--jobs 0", "jobs must be at least 1"),
     ],
 )
 def test_command_refuses(capsys, args, said):

@@ -51,7 +51,8 @@ def pw(in_chs: int, out_chs: int, **dd) -> Linear:
 class CoordinateDWConv(nn.Module):
     """Depthwise 1x3, then depthwise 3x1 convolution (eq. 3.11), [B, H, W, C] -> [B, H, W, C].
 
-    Between the two stands nothing: on the fast path they are one 3x3 convolution whose kernel is the outer product.
+    Between the two stands nothing: on a GPU and on the fast path they are one 3x3 convolution whose kernel is the outer
+    product.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -62,7 +63,7 @@ class CoordinateDWConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 3, 1, 2)
         groups = x.shape[1]
-        if is_fast_path(x):
+        if x.is_cuda or is_fast_path(x):
             x = F.conv2d(x, self.weight_h * self.weight_w, padding=1, groups=groups)
         else:
             x = F.conv2d(x, self.weight_w, padding=(0, 1), groups=groups)
@@ -81,7 +82,8 @@ class CoordinateDWConv(nn.Module):
 class Propagation(nn.Module):
     """Depthwise transposed convolution, kernel = stride = p, [B, h, w, C] -> [B, H, W, C] with H <= h*p, W <= w*p.
 
-    Every output pixel has one source: on the fast path it is a product with the broadcast kernel.
+    Every output pixel has one source: on a GPU, where cuDNN takes several times as long, and on the fast path it is a
+    product with the broadcast kernel.
     """
 
     def __init__(self, dim: int, patch_size: int, device=None, dtype=None):
@@ -94,9 +96,10 @@ class Propagation(nn.Module):
             y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
             weight = self.weight[y % patch, 0][:, x_ % patch]  # [H, W, C]
             return x[:, y // patch][:, :, x_ // patch] * weight
-        if is_fast_path(x) or is_exporting():
+        if x.is_cuda or is_fast_path(x) or is_exporting():
             B, h, _, _ = x.shape
-            x = x.flatten(0, 1)[:, None, :, None] * self.weight  # [B * h, p, w, p, C], five axes as Core ML has them
+            weight = self.weight.to(x.dtype)  # which differs under autocast
+            x = x.flatten(0, 1)[:, None, :, None] * weight  # [B * h, p, w, p, C], five axes as Core ML has them
             x = x.flatten(2, 3).view(B, h * x.shape[1], -1, x.shape[-1])
         else:
             weight = self.weight.permute(3, 1, 0, 2)  # [C, 1, p, p]

@@ -3,10 +3,13 @@
 import copy
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -18,8 +21,9 @@ from torch import nn
 from .._errors import UserError, check_model, does_not_run
 from .._machine import machine
 from .._models import create_model, size_args
+from ._apart import Apart
 from .macs import count_macs
-from .timing import interleave, num_threads, peak_memory, ratio
+from .timing import in_turn, num_threads, peak_memory, ratio, timed
 
 RUNTIMES = {"eager": None, "compile": None, "onnxruntime": "onnx", "openvino": "openvino"}  # and their export targets
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,6 +45,7 @@ class Setting:
         channels_last: give weights and images that memory format in PyTorch.
         grad_checkpointing: compute activations again in the backward pass; in training only.
         rounds: timed calls of each model.
+        jobs: models that are made ready at once, each in a process of its own; 1 for all in this one.
     """
 
     mode: Literal["inference", "train"] = "inference"
@@ -54,6 +59,7 @@ class Setting:
     channels_last: bool = False
     grad_checkpointing: bool = False
     rounds: int = 20
+    jobs: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,30 +99,16 @@ def bench(models: Sequence[str], setting: Setting, progress: Callable[[int], Non
 
 
 def _bench(models: list[str], setting: Setting, device: torch.device, progress: Callable) -> list[Result]:
-    costs: dict[str, tuple[int, int]] = {}
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
-    memory: dict[tuple[str, str], float | None] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in models:
-            model = _build(name, setting.size)
-            try:
-                costs[name] = sum(p.numel() for p in model.parameters()), count_macs(model, setting.size).products
-                for runtime in setting.runtimes:
-                    key = name, runtime
-                    if target := RUNTIMES[runtime]:
-                        calls[key], memory[key] = exported(name, model, target, setting, Path(folder)), None
-                        continue
-                    prepare = training_step if setting.mode == "train" else forward_pass
-                    own = copy.deepcopy(model) if len(setting.runtimes) > 1 else model
-                    calls[key], held = prepare(own, setting, device, runtime == "compile")
-                    memory[key] = (held + peak_memory(calls[key], device)) / 2**20
-            except UserError:
-                raise
-            except Exception as error:  # what a foreign model raises at a size, type or device that it does not take
-                raise does_not_run(name, error) from error
-        synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        where: dict[str, Any] = dict(setting=setting, device=device, folder=Path(folder))
+        if setting.jobs > 1:
+            apart = stack.enter_context(Apart(partial(_ready_apart, **where), models, setting.jobs))
+            ready = {name: (apart.known[name][0], apart.calls(name)) for name in models}
+        else:
+            ready = {name: _ready(name, **where) for name in models}
+        calls = {(name, runtime): call for name in models for runtime, call in ready[name][1].items()}
         try:
-            seconds = interleave(calls, setting.rounds, synchronize=synchronize, progress=progress)
+            seconds = in_turn(calls, setting.rounds, progress=progress)
         except torch.OutOfMemoryError:  # each of them ran, but beside fewer others
             raise UserError(
                 f"{setting.device} has no memory for {len(models)} models at once; try fewer or --batch"
@@ -124,22 +116,74 @@ def _bench(models: list[str], setting: Setting, device: torch.device, progress: 
     first, results = next(iter(seconds.values())), []
     for (name, runtime), times in seconds.items():
         low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-        parameters, macs = costs[name]
+        cost = ready[name][0]
         results.append(
             Result(
                 model=name,
                 runtime=runtime,
-                parameters=parameters,
-                macs=macs,
+                parameters=cost.parameters,
+                macs=cost.macs,
                 latency_ms=1e3 * median,
                 latency_low_ms=1e3 * low,
                 latency_high_ms=1e3 * high,
                 ratio=ratio(times, first),
                 images_per_second=setting.batch / median,
-                peak_memory_mib=memory[name, runtime],
+                peak_memory_mib=cost.memory[runtime],
             )
         )
     return results
+
+
+class Cost(NamedTuple):
+    """What a model takes beside time.
+
+    Attributes:
+        parameters: their number.
+        macs: multiply-adds of one image.
+        memory: MiB by runtime, None where it does not say.
+    """
+
+    parameters: int
+    macs: int
+    memory: dict[str, float | None]
+
+
+def _ready(
+    name: str, setting: Setting, device: torch.device, folder: Path
+) -> tuple[Cost, dict[str, Callable[[], float]]]:
+    """A model's cost, and its timed calls by runtime; each was called before."""
+    calls: dict[str, Callable[[], float]] = {}
+    memory: dict[str, float | None] = {}
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    model = _build(name, setting.size)
+    try:
+        products = count_macs(model, setting.size).products
+        for runtime in setting.runtimes:
+            memory[runtime] = None
+            if target := RUNTIMES[runtime]:
+                call = exported(name, model, target, setting, folder)
+            else:
+                prepare = training_step if setting.mode == "train" else forward_pass
+                own = copy.deepcopy(model) if len(setting.runtimes) > 1 else model
+                call, held = prepare(own, setting, device, runtime == "compile")
+                memory[runtime] = (held + peak_memory(call, device)) / 2**20
+            calls[runtime] = partial(timed, call, synchronize, time.perf_counter)
+    except UserError:
+        raise
+    except Exception as error:  # what a foreign model raises at a size, type or device that it does not take
+        raise does_not_run(name, error) from error
+    return Cost(sum(p.numel() for p in model.parameters()), products, memory), calls
+
+
+def _ready_apart(
+    name: str, setting: Setting, device: torch.device, folder: Path
+) -> tuple[Cost, dict[str, Callable[[], float]]]:
+    """``_ready`` in a process of its own, which leaves the device's memory to the others."""
+    torch.set_num_threads(setting.threads)
+    made = _ready(name, setting, device, folder)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return made
 
 
 def _build(name: str, size: tuple[int, int]) -> nn.Module:

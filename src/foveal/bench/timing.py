@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -47,15 +48,32 @@ def interleave(
     Returns:
         Seconds of each call, by key and in order of the rounds.
     """
-    seconds: dict[K, list[float]] = {name: [] for name in functions}
+    calls = {name: partial(timed, function, synchronize, clock) for name, function in functions.items()}
+    return in_turn(calls, rounds, warmup, progress)
+
+
+def timed(function: Callable[[], object], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Seconds of one call."""
+    synchronize()
+    started = clock()
+    function()
+    synchronize()
+    return clock() - started
+
+
+def in_turn(
+    calls: Mapping[K, Callable[[], float]],
+    rounds: int,
+    warmup: int = 3,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[K, list[float]]:
+    """``interleave`` of calls that return their own seconds."""
+    seconds: dict[K, list[float]] = {name: [] for name in calls}
     for done in range(warmup + rounds):
-        for name, function in functions.items():
-            synchronize()
-            started = clock()
-            function()
-            synchronize()
+        for name, call in calls.items():
+            took = call()
             if done >= warmup:
-                seconds[name].append(clock() - started)
+                seconds[name].append(took)
         progress(max(0, done + 1 - warmup))
     return seconds
 

@@ -62,6 +62,7 @@ def main(
     recipe: str | None = None,
     workers: int = 0,
     rounds: int = 20,
+    jobs: int = 1,
     as_csv: Annotated[bool, tyro.conf.arg(name="csv")] = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
@@ -87,6 +88,8 @@ def main(
         recipe: whose augmentation the pictures get; crops and mirroring otherwise.
         workers: processes that read pictures.
         rounds: timed calls of each model, and timed batches of the data.
+        jobs: models that are made ready at once, each in a process of its own, as is worth while where they are
+            compiled; they are timed in turn all the same.
         as_csv: print CSV, environment and setting in every row.
         as_json: print a JSON object of environment, setting and results.
     """
@@ -96,7 +99,13 @@ def main(
         raise UserError(f"size takes one or two numbers, got {len(size)}")
     if batch is None:
         batch = 32 if train else 1
-    given = [("size", min(size), 1), ("batch", batch, 1), ("threads", threads, 1), ("rounds", rounds, 2)]
+    given = [
+        ("size", min(size), 1),
+        ("batch", batch, 1),
+        ("threads", threads, 1),
+        ("rounds", rounds, 2),
+        ("jobs", jobs, 1),
+    ]
     for name, value, least in given:
         if value < least:
             raise UserError(f"{name} must be at least {least}")
@@ -123,6 +132,7 @@ def main(
         channels_last=channels_last,
         grad_checkpointing=grad_checkpointing,
         rounds=rounds,
+        jobs=jobs,
     )
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
