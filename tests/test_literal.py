@@ -55,9 +55,52 @@ def test_all_switches_are_here():
     assert {name for name, _ in CASES} == set(ORACLES)
 
 
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Layers compute as they do on a GPU; how often they asked."""
+    asked = []
+    for module in (emsnet, mat):
+        monkeypatch.setattr(module, "on_gpu", lambda x: not asked.append(x.shape))
+    return asked
+
+
 @pytest.mark.parametrize(("name", "args"), CASES, ids=IDS)
 def test_definition(name, args):
     """Outputs and the gradient of every parameter, in float64."""
+    check_definition(name, args)
+
+
+@pytest.mark.parametrize("mixer", emsnet.MIXERS[2:])
+def test_definition_on_a_gpu(as_on_gpu, mixer):
+    check_definition("test_emsnet", dict(mixer=mixer))
+    assert as_on_gpu
+
+
+@pytest.mark.parametrize("mixer", emsnet.MIXERS[2:])
+def test_autocast_on_a_gpu_keeps_maps_small(as_on_gpu, mixer):
+    """No weight in float32 makes a map of half precision one of float32."""
+    model, types = create("test_emsnet", mixer=mixer), []
+    for module in model.modules():
+        if isinstance(module, (emsnet.Propagation, emsnet.CoordinateDWConv)):
+            module.register_forward_hook(lambda module, args, out: types.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert set(types) == {torch.bfloat16}
+    assert as_on_gpu
+
+
+def test_one_window_on_a_gpu(as_on_gpu, monkeypatch):
+    attention = create("test_mat").double().stages[3].blocks[0].attn
+    x, softmaxes, attend = torch.randn(2, 3, 5, 64, dtype=torch.float64), [], attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *args: (softmaxes.append(1), attend(*args))[1])
+    expected = attention(x)
+    assert len(softmaxes) == 2  # within the window and between the abstract tokens
+    with torch.no_grad():
+        assert close(attention(x), expected.detach(), 1e-12)
+    assert len(softmaxes) == 3
+
+
+def check_definition(name, args):
     model = create(name, num_classes=7, **args).double()
     images = torch.randn(2, 3, 72, 100, dtype=torch.float64)
     weights = torch.randn(2, 7, dtype=torch.float64)

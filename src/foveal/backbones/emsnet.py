@@ -34,6 +34,7 @@ from ..layers import (
     is_exporting,
     is_fast_path,
     notrace,
+    on_gpu,
 )
 from . import _timm
 
@@ -63,7 +64,7 @@ class CoordinateDWConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 3, 1, 2)
         groups = x.shape[1]
-        if x.is_cuda or is_fast_path(x):
+        if on_gpu(x) or is_fast_path(x):
             x = F.conv2d(x, self.weight_h * self.weight_w, padding=1, groups=groups)
         else:
             x = F.conv2d(x, self.weight_w, padding=(0, 1), groups=groups)
@@ -96,7 +97,7 @@ class Propagation(nn.Module):
             y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
             weight = self.weight[y % patch, 0][:, x_ % patch]  # [H, W, C]
             return x[:, y // patch][:, :, x_ // patch] * weight
-        if x.is_cuda or is_fast_path(x) or is_exporting():
+        if on_gpu(x) or is_fast_path(x) or is_exporting():
             B, h, _, _ = x.shape
             weight = self.weight.to(x.dtype)  # which differs under autocast
             x = x.flatten(0, 1)[:, None, :, None] * weight  # [B * h, p, w, p, C], five axes as Core ML has them

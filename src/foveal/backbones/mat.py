@@ -32,6 +32,7 @@ from ..layers import (
     is_exporting,
     is_fast_path,
     notrace,
+    on_gpu,
 )
 from . import _timm
 
@@ -117,7 +118,7 @@ class MATAttention(nn.Module):
         a = y[:, :, -1].reshape(B, num_windows, C)  # A'
         mask = (torch.arange(num_windows, device=x.device) < rows * cols)[None] if spare else None  # [1, Nw]
 
-        inference = x.is_cuda and not torch.is_grad_enabled()
+        inference = on_gpu(x) and not torch.is_grad_enabled()
         if num_windows == 1 and (inference or is_fast_path(x) or is_exporting()):
             # One window: both softmaxes run over one key, so Z is the value of the only mixed token.
             a = self.mix_proj(F.linear(a, self.mix_qkv.weight[2 * C :], self.mix_qkv.bias[2 * C :]))

@@ -1,7 +1,7 @@
 """What two families share, and nothing else; timm's and torchvision's layers are used where they exist."""
 
 from ._conv import ConvMlp, ConvNorm, DepthwiseConv, ResidualDWConv
-from ._fast import Linear, has_symbols, is_exporting, is_fast_path, notrace
+from ._fast import Linear, has_symbols, is_exporting, is_fast_path, notrace, on_gpu
 from ._init import init_projection, init_tokens
 from ._pyramid import PyramidBackbone, Stage, four_stages
 
@@ -20,4 +20,5 @@ __all__ = [
     "is_exporting",
     "is_fast_path",
     "notrace",
+    "on_gpu",
 ]

@@ -48,6 +48,11 @@ def is_fast_path(x: torch.Tensor) -> bool:
         )
 
 
+def on_gpu(x: torch.Tensor) -> bool:
+    """Whether a tensor lies on a GPU, where a few layers compute their definition in another way in training, too."""
+    return x.is_cuda
+
+
 def has_onednn() -> bool:
     """Whether this build of PyTorch has oneDNN's fused operators, and may use them."""
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
