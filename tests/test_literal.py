@@ -3,8 +3,11 @@
 The definition is held to it in float64 with all gradients, the fast path in float32.
 """
 
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 import literal
 from conftest import close, create
@@ -53,6 +56,29 @@ def oracle(name: str, args: dict, model, images):
 def test_all_switches_are_here():
     assert len(CASES) == 39
     assert {name for name, _ in CASES} == set(ORACLES)
+
+
+@pytest.mark.parametrize("name", ["emsnet_xxtiny", "mat_2", "partialformer_b1"])
+def test_training_in_float32(monkeypatch, name):
+    """Linear layers as convolutions where they are large: loss and gradients against plain ones."""
+    model, images, calls, convolution = create(name), torch.randn(4, 3, 64, 64), [], _fast.conv_linear
+    monkeypatch.setattr(_fast, "conv_linear", lambda x, *args: (calls.append(x.shape), convolution(x, *args))[1])
+
+    def gradients():
+        model.zero_grad()
+        model(images).square().sum().backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters()}
+
+    found = gradients()
+    assert len(calls) >= 8
+    assert {shape[:-1].numel() % _fast.GROUPS for shape in calls} == {0}
+    monkeypatch.setattr(_fast, "ONEDNN_MACS", 2**62)
+    before, expected = len(calls), gradients()
+    assert len(calls) == before
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for parameter, gradient in expected.items():  # that of the key bias is rounding
+        scale = gradient.abs().max().clamp(min=1e-4 * largest)
+        assert (found[parameter] - gradient).abs().max() <= 1e-3 * scale, parameter
 
 
 @pytest.fixture
@@ -160,6 +186,25 @@ def test_fast_path_is_left_where_it_must_be(monkeypatch, name):
         model(images)
     with torch.inference_mode():
         model.double()(images.double())
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_convolutions_of_training_are_left_where_they_must_be(monkeypatch, name):
+    """Inference, autocast, other types and machines without oneDNN take the plain linear layer."""
+    calls, model, images = [], create(name), torch.randn(1, 3, 64, 64)
+    monkeypatch.setattr(_fast, "ONEDNN_MACS", 0)
+    monkeypatch.setattr(_fast, "conv_linear", lambda x, weight, bias: (calls.append(0), F.linear(x, weight, bias))[1])
+    model(images)
+    number = len(calls)
+    assert number > 0
+    with torch.no_grad():
+        model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images)
+    copy.deepcopy(model).double()(images.double())
+    monkeypatch.setattr(_fast, "has_onednn", lambda: False)
+    model(images)
+    assert len(calls) == number
 
 
 def test_foreground_leaves_the_background_to_one_vector():

@@ -11,6 +11,8 @@ M = TypeVar("M", bound=type[nn.Module])
 
 ONEDNN_MACS = 2**22  # multiply-adds of a product from which oneDNN's kernels outweigh their cost per call
 
+GROUPS = 16  # images of a batch from which PyTorch leaves 1x1 convolutions to oneDNN
+
 
 def notrace(cls: M) -> M:
     """Class decorator: FX takes the module as a leaf, since its forward branches on sizes or on ``is_fast_path``."""
@@ -34,18 +36,22 @@ def has_symbols(height: int, width: int) -> bool:
         return is_exporting() and (isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt))
 
 
-def is_fast_path(x: torch.Tensor) -> bool:
-    """Whether this is plain eager inference in float32 on CPU: no autograd, no autocast, no compiler, no export."""
+def is_plain(x: torch.Tensor) -> bool:
+    """Whether this is plain eager float32 on CPU: no autocast, no compiler, no export."""
     if torch.jit.is_scripting() or torch.jit.is_tracing():
         return False
     else:  # noqa: RET505 - as above
         return bool(
             x.device.type == "cpu"
             and x.dtype == torch.float32
-            and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
         )
+
+
+def is_fast_path(x: torch.Tensor) -> bool:
+    """Whether this is plain inference: ``is_plain``, and no autograd."""
+    return not torch.is_grad_enabled() and is_plain(x)
 
 
 def on_gpu(x: torch.Tensor) -> bool:
@@ -80,14 +86,31 @@ def fused_linear(
     return F.gelu(x) if gelu else x
 
 
+def conv_linear(x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor]) -> torch.Tensor:
+    """``F.linear`` as a 1x1 convolution of tokens in ``GROUPS`` columns: oneDNN's kernels, forwards and backwards."""
+    columns = x.view(GROUPS, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    y = F.conv2d(columns, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).view(*x.shape[:-1], -1)
+
+
 @notrace
 class Linear(nn.Linear):
-    """``nn.Linear`` that takes the faster of two kernels on the fast path."""
+    """``nn.Linear`` that takes the faster of two kernels on the fast path, and in training on CPU."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if is_fast_path(input):
             return self.forward_fast(input)
+        if torch.is_grad_enabled() and is_plain(input):
+            return self.forward_train(input)
         return F.linear(input, self.weight, self.bias)
+
+    @torch.jit.unused
+    def forward_train(self, x: torch.Tensor) -> torch.Tensor:
+        """The definition by ``conv_linear`` where that is the faster one."""
+        large = x.numel() * self.out_features >= ONEDNN_MACS
+        if large and x.is_contiguous() and x.shape[:-1].numel() % GROUPS == 0 and has_onednn():
+            return conv_linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
     @torch.jit.unused
     def forward_fast(self, x: torch.Tensor) -> torch.Tensor:
