@@ -7,6 +7,7 @@ import math
 import os
 import time
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import timm
@@ -21,6 +22,7 @@ from foveal.bench import (
     count_macs,
     environment,
     interleave,
+    models,
     num_threads,
     peak_memory,
     ratio,
@@ -140,11 +142,15 @@ def test_memory_that_suffices_for_each_but_not_for_all(monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("foveal.bench.models.in_turn", in_turn)
-    with pytest.raises(UserError, match="cpu has no memory for 2 models at once"):
+    with pytest.raises(UserError, match="cpu has no memory for 2 models at once; try fewer, --batch or --jobs 1"):
         bench(["test_mat", "test_emsnet"], Setting(size=(32, 32)))
 
 
-def test_models_are_made_ready_apart():
+def test_models_are_made_ready_apart(monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(
+        models, "Apart", lambda make, names, jobs: made.append((names, jobs)) or Apart(make, names, jobs)
+    )
     results = bench(["test_mat", "test_emsnet", "resnet18"], Setting(size=(32, 32), rounds=2, jobs=2))
     here = bench(["test_mat", "test_emsnet", "resnet18"], Setting(size=(32, 32), rounds=2))
     for a, b in zip(results, here, strict=True):
@@ -152,20 +158,27 @@ def test_models_are_made_ready_apart():
         assert a.peak_memory_mib == pytest.approx(b.peak_memory_mib, rel=0.1)
         assert 0 < a.latency_low_ms <= a.latency_ms <= a.latency_high_ms
     assert results[0].ratio == 1
+    assert main(["bench", "test_mat", "--size", "32", "--rounds", "2", "--jobs", "3"]) == 0
+    assert made == [(["test_mat", "test_emsnet", "resnet18"], 2), (["test_mat"], 3)]
 
 
-def test_what_fails_apart_is_said_here():
+def test_what_fails_apart_is_said_here(capfd):
     setting = Setting(mode="train", size=(32, 32), batch=2, grad_checkpointing=True, jobs=2)
     with pytest.raises(UserError, match=r"dla46x_c does not .*: gradient checkpointing not"):
-        bench(["test_mat", "dla46x_c"], setting)
+        bench(["dla46x_c", "test_mat"], setting)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def vanish(name):
     os._exit(1)
 
 
-def answer(name):
-    return name.upper(), {"length": lambda: len(name), "memory": exhaust}
+def answer(name, folder):
+    (folder / f"{name} begins").touch()
+    time.sleep(0.2)
+    begun = len(list(folder.iterdir()))
+    calls = {"length": lambda: len(name), "pid": os.getpid, "memory": exhaust, "other": lambda: 1 / 0}
+    return begun, calls
 
 
 def exhaust():
@@ -173,17 +186,22 @@ def exhaust():
 
 
 def test_a_process_that_ends_is_named():
-    with pytest.raises(UserError, match="the process of test_mat ended; if memory ran out, try fewer models or --jobs"):
-        Apart(vanish, ["test_mat"], 2)
+    with pytest.raises(UserError, match="the process of a ended; if memory ran out, try fewer models or --jobs 1"):
+        Apart(vanish, ["a"], 2)
 
 
-def test_calls_are_made_apart_until_closed():
-    with Apart(answer, ["a", "bc", "def"], 2) as apart:
-        assert {name: known for name, (known, _) in apart.known.items()} == {"a": "A", "bc": "BC", "def": "DEF"}
-        assert [apart.calls(name)["length"]() for name in ("def", "a", "def")] == [3, 1, 3]
+def test_calls_are_made_apart_until_closed(tmp_path):
+    names = ["a", "bc", "def"]
+    with Apart(partial(answer, folder=tmp_path), names, 1) as apart:
+        assert [apart.known[name][0] for name in names] == [1, 2, 3]  # the next begins when one is ready
+        calls = {name: apart.calls(name) for name in names}
+        assert [calls[name]["length"]() for name in ("def", "a", "def")] == [3, 1, 3]
+        assert len({os.getpid(), *(calls[name]["pid"]() for name in names)}) == 4
         with pytest.raises(torch.OutOfMemoryError):
-            apart.calls("bc")["memory"]()
-    assert not any(process.is_alive() for process in apart.processes)
+            calls["bc"]["memory"]()
+        with pytest.raises(UserError, match="def does not run at this setting: division by zero"):
+            calls["def"]["other"]()
+    assert not any(process.is_alive() for process in apart.processes.values())
 
 
 # training steps

@@ -62,6 +62,7 @@ def test_all_switches_are_here():
 def test_training_in_float32(monkeypatch, name):
     """Linear layers as convolutions where they are large: loss and gradients against plain ones."""
     model, images, calls, convolution = create(name), torch.randn(4, 3, 64, 64), [], _fast.conv_linear
+    monkeypatch.setattr(_fast, "mkl_lags", lambda: True)
     monkeypatch.setattr(_fast, "conv_linear", lambda x, *args: (calls.append(x.shape), convolution(x, *args))[1])
 
     def gradients():
@@ -72,6 +73,7 @@ def test_training_in_float32(monkeypatch, name):
     found = gradients()
     assert len(calls) >= 8
     assert {shape[:-1].numel() % _fast.GROUPS for shape in calls} == {0}
+    assert min(shape[:-1].numel() for shape in calls) >= _fast.ONEDNN_TOKENS
     monkeypatch.setattr(_fast, "ONEDNN_MACS", 2**62)
     before, expected = len(calls), gradients()
     assert len(calls) == before
@@ -121,9 +123,12 @@ def test_one_window_on_a_gpu(as_on_gpu, monkeypatch):
     monkeypatch.setattr(attention, "attend", lambda *args: (softmaxes.append(1), attend(*args))[1])
     expected = attention(x)
     assert len(softmaxes) == 2  # within the window and between the abstract tokens
+    seen = []
+    for module in (attention.mix_qkv, attention.mix_proj, attention.fuse_kv):  # adapters and hooks are not passed by
+        module.register_forward_hook(lambda *args: seen.append(1))
     with torch.no_grad():
         assert close(attention(x), expected.detach(), 1e-12)
-    assert len(softmaxes) == 3
+    assert len(softmaxes) == len(seen) == 3
 
 
 def check_definition(name, args):
@@ -190,9 +195,11 @@ def test_fast_path_is_left_where_it_must_be(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_convolutions_of_training_are_left_where_they_must_be(monkeypatch, name):
-    """Inference, autocast, other types and machines without oneDNN take the plain linear layer."""
+    """Inference, autocast, other types and other machines take the plain linear layer."""
     calls, model, images = [], create(name), torch.randn(1, 3, 64, 64)
-    monkeypatch.setattr(_fast, "ONEDNN_MACS", 0)
+    for limit in ("ONEDNN_MACS", "ONEDNN_TOKENS"):
+        monkeypatch.setattr(_fast, limit, 0)
+    monkeypatch.setattr(_fast, "mkl_lags", lambda: True)
     monkeypatch.setattr(_fast, "conv_linear", lambda x, weight, bias: (calls.append(0), F.linear(x, weight, bias))[1])
     model(images)
     number = len(calls)
@@ -202,9 +209,21 @@ def test_convolutions_of_training_are_left_where_they_must_be(monkeypatch, name)
     with torch.autocast("cpu", torch.bfloat16):
         model(images)
     copy.deepcopy(model).double()(images.double())
-    monkeypatch.setattr(_fast, "has_onednn", lambda: False)
-    model(images)
+    for missing in ("has_onednn", "mkl_lags"):
+        with monkeypatch.context() as patched:
+            patched.setattr(_fast, missing, lambda: False)
+            model(images)
     assert len(calls) == number
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "lags"),
+    [("AVX512", "AMD EPYC", True), ("AVX2", "AMD EPYC", False), ("AVX512", "Intel(R) Xeon(R) Processor", False)],
+)
+def test_where_mkl_lags(monkeypatch, capability, name, lags):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(_fast, "processor", lambda: name)
+    assert _fast.mkl_lags.__wrapped__() is lags
 
 
 def test_foreground_leaves_the_background_to_one_vector():

@@ -1,8 +1,7 @@
 """What a model computes on the way: outputs of modules by name, as maps [B, C, H, W].
 
 The models know nothing of it. They are called with autograd on and no parameter that needs it: then every module of the
-definition runs (the fast paths of ``layers/_fast.py`` do not), and no graph is kept,
-unless images or a layer start one.
+definition runs (no fast path leaves one out), and no graph is kept, unless images or a layer start one.
 """
 
 import math

@@ -99,7 +99,7 @@ class Propagation(nn.Module):
             return x[:, y // patch][:, :, x_ // patch] * weight
         if on_gpu(x) or is_fast_path(x) or is_exporting():
             B, h, _, _ = x.shape
-            weight = self.weight.to(x.dtype)  # which differs under autocast
+            weight = self.weight.to(x.dtype) if on_gpu(x) else self.weight  # types differ under autocast
             x = x.flatten(0, 1)[:, None, :, None] * weight  # [B * h, p, w, p, C], five axes as Core ML has them
             x = x.flatten(2, 3).view(B, h * x.shape[1], -1, x.shape[-1])
         else:

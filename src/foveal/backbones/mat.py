@@ -121,8 +121,11 @@ class MATAttention(nn.Module):
         inference = on_gpu(x) and not torch.is_grad_enabled()
         if num_windows == 1 and (inference or is_fast_path(x) or is_exporting()):
             # One window: both softmaxes run over one key, so Z is the value of the only mixed token.
-            a = self.mix_proj(F.linear(a, self.mix_qkv.weight[2 * C :], self.mix_qkv.bias[2 * C :]))
-            z = F.linear(a, self.fuse_kv.weight[C:], self.fuse_kv.bias[C:])
+            if is_exporting():  # where the other rows of both weights would stay in the file
+                a = self.mix_proj(F.linear(a, self.mix_qkv.weight[2 * C :], self.mix_qkv.bias[2 * C :]))
+                z = F.linear(a, self.fuse_kv.weight[C:], self.fuse_kv.bias[C:])
+            else:
+                z = self.fuse_kv(self.mix_proj(self.mix_qkv(a)[..., 2 * C :]))[..., C:]
             return self.proj(image.reshape(B, H, W, C) + z.unsqueeze(1))
 
         # Mixing abstract tokens (eq. 4.3, 4.4).

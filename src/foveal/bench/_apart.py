@@ -4,13 +4,14 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
 
-from .._errors import UserError
+from .._errors import UserError, does_not_run
 
 PATIENCE = 5.0  # seconds
 MAKE = Callable[[str], "tuple[Any, dict[Any, Callable[[], float]]]"]
@@ -31,7 +32,7 @@ class Apart:
     def __init__(self, make: MAKE, names: Sequence[str], jobs: int):
         context = multiprocessing.get_context("spawn")
         self.pipes: dict[str, Any] = {}
-        self.processes: list[Any] = []
+        self.processes: dict[str, Any] = {}
         self.known: dict[str, tuple[Any, list[Any]]] = {}
         waiting = list(names)
         try:
@@ -39,10 +40,10 @@ class Apart:
                 while waiting and len(self.pipes) - len(self.known) < jobs:
                     name = waiting.pop(0)
                     self.pipes[name], end = context.Pipe()
-                    process = context.Process(target=_serve, args=(end, make, name), daemon=True)
-                    process.start()
+                    self.processes[name] = context.Process(target=_serve, args=(end, make, name), daemon=True)
+                    with _without_interrupts():
+                        self.processes[name].start()
                     end.close()
-                    self.processes.append(process)
                 busy = {pipe: name for name, pipe in self.pipes.items() if name not in self.known}
                 for pipe in multiprocessing.connection.wait(list(busy)):
                     name = busy[pipe]
@@ -63,17 +64,19 @@ class Apart:
         try:
             answer = self.pipes[name].recv()
         except (EOFError, ConnectionError):
-            raise UserError(f"the process of {name} ended; if memory ran out, try fewer models or --jobs") from None
+            raise UserError(f"the process of {name} ended; if memory ran out, try fewer models or --jobs 1") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def close(self) -> None:
-        """End the processes: those that wait by themselves, those at work by a signal."""
-        for pipe in self.pipes.values():
+        """End the processes: those that wait to be asked by themselves, those at work by a signal."""
+        for name, pipe in self.pipes.items():
             pipe.close()
+            if name not in self.known and name in self.processes:
+                self.processes[name].terminate()
         end = time.monotonic() + PATIENCE
-        for process in self.processes:
+        for process in self.processes.values():
             process.join(max(0.0, end - time.monotonic()))
             process.terminate()
             process.join()
@@ -87,13 +90,29 @@ class Apart:
 
 def _serve(pipe: Any, make: MAKE, name: str) -> None:
     """Make a model ready, then its calls as they are asked for, until nobody is there to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all, and the first process ends the others
+    with suppress(EOFError, ConnectionError):
+        try:
+            known, calls = make(name)
+            pipe.send((known, list(calls)))
+            while True:
+                pipe.send(calls[pipe.recv()]())
+        except (UserError, torch.OutOfMemoryError) as error:
+            pipe.send(error)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # of a foreign model
+            pipe.send(does_not_run(name, error))
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start inside never see Ctrl-C, which reaches all: the first one ends the others."""
     try:
-        known, calls = make(name)
-        pipe.send((known, list(calls)))
-        while True:
-            pipe.send(calls[pipe.recv()]())
-    except (UserError, torch.OutOfMemoryError) as error:
-        pipe.send(error)
-    except EOFError:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread, which alone gets it
+        yield
         return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

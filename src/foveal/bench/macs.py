@@ -74,7 +74,7 @@ def count_macs(model: nn.Module, size: tuple[int, int] = (224, 224), in_chans: i
         in_chans: channels of the image.
 
     Returns:
-        The multiply-adds as executed.
+        The multiply-adds as executed; on a GPU EMSNet executes others than those of its definition.
     """
     training = model.training
     parameter = next(model.parameters())

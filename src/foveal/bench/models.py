@@ -111,7 +111,7 @@ def _bench(models: list[str], setting: Setting, device: torch.device, progress: 
             seconds = in_turn(calls, setting.rounds, progress=progress)
         except torch.OutOfMemoryError:  # each of them ran, but beside fewer others
             raise UserError(
-                f"{setting.device} has no memory for {len(models)} models at once; try fewer or --batch"
+                f"{setting.device} has no memory for {len(models)} models at once; try fewer, --batch or --jobs 1"
             ) from None
     first, results = next(iter(seconds.values())), []
     for (name, runtime), times in seconds.items():
@@ -154,9 +154,9 @@ def _ready(
     """A model's cost, and its timed calls by runtime; each was called before."""
     calls: dict[str, Callable[[], float]] = {}
     memory: dict[str, float | None] = {}
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    model = _build(name, setting.size)
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
     try:
+        model = _build(name, setting.size)
         products = count_macs(model, setting.size).products
         for runtime in setting.runtimes:
             memory[runtime] = None

@@ -1,5 +1,6 @@
 """When a layer may compute its definition in another, exactly equal and faster way."""
 
+from functools import cache
 from typing import Optional, TypeVar
 
 import torch
@@ -7,10 +8,12 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import nn
 
+from .._machine import processor
+
 M = TypeVar("M", bound=type[nn.Module])
 
 ONEDNN_MACS = 2**22  # multiply-adds of a product from which oneDNN's kernels outweigh their cost per call
-
+ONEDNN_TOKENS = 256  # of a linear layer from which they do in training, where weights change with every call
 GROUPS = 16  # images of a batch from which PyTorch leaves 1x1 convolutions to oneDNN
 
 
@@ -86,6 +89,12 @@ def fused_linear(
     return F.gelu(x) if gelu else x
 
 
+@cache
+def mkl_lags() -> bool:
+    """Whether the processor has AVX-512 and is not Intel's: there MKL's products have half of the rate of oneDNN's."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "intel" not in processor().lower()
+
+
 def conv_linear(x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor]) -> torch.Tensor:
     """``F.linear`` as a 1x1 convolution of tokens in ``GROUPS`` columns: oneDNN's kernels, forwards and backwards."""
     columns = x.view(GROUPS, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
@@ -107,8 +116,9 @@ class Linear(nn.Linear):
     @torch.jit.unused
     def forward_train(self, x: torch.Tensor) -> torch.Tensor:
         """The definition by ``conv_linear`` where that is the faster one."""
-        large = x.numel() * self.out_features >= ONEDNN_MACS
-        if large and x.is_contiguous() and x.shape[:-1].numel() % GROUPS == 0 and has_onednn():
+        tokens, macs = x.shape[:-1].numel(), x.numel() * self.out_features
+        large = macs >= ONEDNN_MACS and tokens >= ONEDNN_TOKENS
+        if large and tokens % GROUPS == 0 and x.is_contiguous() and has_onednn() and mkl_lags():
             return conv_linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 

@@ -146,7 +146,7 @@ def _ratios(runs: dict[str, Run], setting: Setting, progress: Progress) -> dict[
                     raise
                 except Exception as error:  # what a model raises at a size or device that it does not take
                     raise does_not_run(name, error) from error
-            synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+            synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
             seconds = interleave(calls, rounds, synchronize=synchronize, progress=partial(progress, what, rounds))
         except torch.OutOfMemoryError:
             raise UserError(f"{device} has no memory for {len(runs)} rows at once; try a smaller --batch") from None
