@@ -2,7 +2,7 @@
 
 from .macs import Macs, count_macs
 from .models import DTYPES, RUNTIMES, Result, Setting, bench, environment, forward_pass, training_step
-from .timing import interleave, num_threads, peak_memory, ratio, throughput
+from .timing import interleave, num_threads, peak_memory, ratio, synchronizer, throughput
 
 __all__ = [
     "DTYPES",
@@ -18,6 +18,7 @@ __all__ = [
     "num_threads",
     "peak_memory",
     "ratio",
+    "synchronizer",
     "throughput",
     "training_step",
 ]

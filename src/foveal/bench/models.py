@@ -23,7 +23,7 @@ from .._machine import machine
 from .._models import create_model, size_args
 from ._apart import Apart
 from .macs import count_macs
-from .timing import in_turn, num_threads, peak_memory, ratio, timed
+from .timing import in_turn, num_threads, peak_memory, ratio, synchronizer, timed
 
 RUNTIMES = {"eager": None, "compile": None, "onnxruntime": "onnx", "openvino": "openvino"}  # and their export targets
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -154,7 +154,7 @@ def _ready(
     """A model's cost, and its timed calls by runtime; each was called before."""
     calls: dict[str, Callable[[], float]] = {}
     memory: dict[str, float | None] = {}
-    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
+    synchronize = synchronizer(device)
     try:
         model = _build(name, setting.size)
         products = count_macs(model, setting.size).products

@@ -52,6 +52,11 @@ def interleave(
     return in_turn(calls, rounds, warmup, progress)
 
 
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """What waits until a device is idle."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
+
+
 def timed(function: Callable[[], object], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:
     """Seconds of one call."""
     synchronize()

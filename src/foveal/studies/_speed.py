@@ -12,7 +12,7 @@ from torch import nn
 
 from .._errors import UserError, does_not_run, first_line
 from .._models import create_model
-from ..bench import Setting, environment, forward_pass, interleave, num_threads, ratio, training_step
+from ..bench import Setting, environment, forward_pass, interleave, num_threads, ratio, synchronizer, training_step
 from ..engine import Run
 from ..tasks import ClassificationArgs
 from ._study import Study
@@ -146,8 +146,8 @@ def _ratios(runs: dict[str, Run], setting: Setting, progress: Progress) -> dict[
                     raise
                 except Exception as error:  # what a model raises at a size or device that it does not take
                     raise does_not_run(name, error) from error
-            synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
-            seconds = interleave(calls, rounds, synchronize=synchronize, progress=partial(progress, what, rounds))
+            told = partial(progress, what, rounds)
+            seconds = interleave(calls, rounds, synchronize=synchronizer(device), progress=told)
         except torch.OutOfMemoryError:
             raise UserError(f"{device} has no memory for {len(runs)} rows at once; try a smaller --batch") from None
     return {name: ratio(times, seconds[next(iter(runs))]) for name, times in seconds.items()}
