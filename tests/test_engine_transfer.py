@@ -132,13 +132,23 @@ def same_runs(one: Path, other: Path) -> None:
 
 def test_averaged_weights_are_evaluated_and_saved(tmp_path):
     out = tmp_path / "run"
-    assert main(["train", *small_run("ssdlite", out, "--epochs", "1")]) == 0
+    assert main(["train", *small_run("ssdlite", out, "--epochs", "1", "--batch-size", "2")]) == 0
     assert same(weights(out / "best"), state(out)["averaged"])
     (figures,) = lines(out)
     found = average_precision(out / "best")
     assert found["AP50"] > 0
     assert {name: figures[name] for name in found} == pytest.approx(found, nan_ok=True)
     assert average_precision(out / "last") != pytest.approx(found, nan_ok=True)
+
+
+def test_averaged_weights_of_a_short_run_forget_what_it_began_with(tmp_path):
+    """BatchNorm's mean begins at zero, and is nowhere near that after eight steps."""
+    out = tmp_path / "run"
+    assert main(["train", *small_run("ssdlite", out, "--ema-decay", "0.9999")]) == 0
+    last, averaged = weights(out / "last"), state(out)["averaged"]
+    means = [name for name in last if name.endswith("running_mean")]
+    ratio = sum(averaged[name].norm() for name in means) / sum(last[name].norm() for name in means)
+    assert 0.6 < ratio < 0.95
 
 
 def average_precision(folder: Path) -> dict[str, float]:

@@ -157,7 +157,9 @@ def prepare(run: Run, task: Task, procs: Processes, data: dict[str, Any] | None 
     task.to(device)
     if run.channels_last and not run.fsdp:  # which takes weights in contiguous memory only
         model.to(memory_format=torch.channels_last)
-    averaged = ModelEmaV3(task, decay=run.ema_decay, foreach=not run.fsdp) if run.ema_decay else None
+    averaged = None
+    if run.ema_decay:  # without warm-up short runs would be evaluated with the statistics that they began with
+        averaged = ModelEmaV3(task, decay=run.ema_decay, use_warmup=True, foreach=not run.fsdp)
     if run.fsdp:
         for sharded_task in [task] + ([averaged.module] if averaged is not None else []):
             shard(sharded_task.model)

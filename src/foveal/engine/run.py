@@ -66,7 +66,8 @@ class Run:
         batch_size: pictures of one process a backward pass.
         accumulate: backward passes a step; a step sees processes * batch_size * accumulate pictures.
         optim: optimiser and schedule.
-        ema_decay: decay of the averaged weights, which are evaluated and saved as the best; 0 for none.
+        ema_decay: decay of the averaged weights, which are evaluated and saved as the best; 0 for none. It begins at 0
+            and is 1 - step^(-2/3) until it is reached, so that short runs forget what they began with.
         precision: of the forward pass; weights stay in float32.
         channels_last: memory format of weights and pictures.
         compile: run the model under torch.compile.
