@@ -14,14 +14,15 @@ BACKBONES = ("mat_1", "emsnet_xxtiny", "partialformer_b0", "pvt_v2_b0", "efficie
 PEERS = ("pvt_v2_b0", "efficientvit_b1")
 PRETRAINED = {"tf_efficientnet_lite0_in1k": "weights/tf_efficientnet_lite0"}
 REAL = {name: name for name in BACKBONES} | PRETRAINED  # for data that are photographs
+SMALL = {"anchor_size": 16}  # garments are 17 to 70 px
 NARROW = {"channels": 64}  # of a pyramid and its head, as in the quick starts; the usual 256 cost more than backbones
 DETECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments, and what differs in the optimiser
-    "retinanet": (NARROW | {"anchor_size": 16}, {}),  # garments are 17 to 70 px
+    "retinanet": (NARROW | SMALL, {}),
     "fcos": (NARROW, {}),
     "atss": (NARROW | {"anchor_size": 32}, {}),
     "ssd": ({}, {}),
     "ssdlite": ({}, {}),
-    "mask_rcnn": ({"anchor_size": 16}, {}),
+    "mask_rcnn": (SMALL, {}),
     "sparse_rcnn": ({}, dict(lr=2.5e-4)),
     "detr": ({}, dict(lr=2.5e-4, clip_grad=0.1)),
 }
