@@ -323,15 +323,16 @@ def test_initial_outputs_are_sane(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_initial_spread(name):
-    """That of PVTv2: 0.02 in linear layers and learned tokens, by fan-out in depthwise kernels of 3x3."""
+    """That of PVTv2: 0.02 in linear layers and learned tokens, by fan-out in depthwise kernels; 0.02 in residual ones."""
     torch.manual_seed(0)
     state, checked = timm.create_model(name).state_dict(), 0
     wanted = {".qkv.weight": 0.02, ".proj.weight": 0.02, ".abstract": 0.02, "dwconv.weight": (2 / 9) ** 0.5}
+    wanted |= {"cpe.conv.weight": 0.02, "peg.conv.weight": 0.02}
     for end, std in wanted.items():
         if values := [value.flatten() for key, value in state.items() if key.endswith(end)]:
             assert torch.cat(values).std() == pytest.approx(std, rel=0.15)
             checked += 1
-    assert checked == (3 if name == "test_emsnet" else 4)
+    assert checked == (3 if name == "test_emsnet" else 5)
 
 
 def test_randomize_reaches_every_branch():

@@ -8,9 +8,15 @@ import math
 from timm.layers import trunc_normal_
 from torch import nn
 
+from ._conv import ResidualDWConv
+
 
 def init_tokens(module: nn.Module) -> None:
-    """Linear: truncated normal of std 0.02; convolution: normal by fan-out; biases zero. For ``Module.apply``."""
+    """Linear: truncated normal of std 0.02; convolution: normal by fan-out; biases zero. For ``Module.apply``.
+
+    A residual depthwise convolution begins as the identity, nearly, with the std of linear layers: there is one in every
+    block, and each would multiply the stream's variance by 3 otherwise (``apply`` comes to it after what is inside).
+    """
     if isinstance(module, nn.Linear):
         init_projection(module)
     elif isinstance(module, nn.Conv2d):
@@ -18,6 +24,8 @@ def init_tokens(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, ResidualDWConv):
+        init_projection(module.conv)
 
 
 def init_projection(module: nn.Linear | nn.Conv2d) -> None:
