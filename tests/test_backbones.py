@@ -11,6 +11,7 @@ from torch import nn
 
 import foveal.backbones.mat
 from conftest import MODELS, SMALL, TINY, close, create, randomize
+from foveal.layers import ResidualDWConv
 
 SIZES = [(32, 32), (64, 100), (193, 257), (320, 320), (800, 1333)]
 
@@ -323,16 +324,28 @@ def test_initial_outputs_are_sane(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_initial_spread(name):
-    """That of PVTv2: 0.02 in linear layers and learned tokens, by fan-out in depthwise kernels; 0.02 in residual ones."""
+    """That of PVTv2: 0.02 in linear layers and learned tokens, by fan-out in depthwise kernels of 3x3."""
     torch.manual_seed(0)
     state, checked = timm.create_model(name).state_dict(), 0
     wanted = {".qkv.weight": 0.02, ".proj.weight": 0.02, ".abstract": 0.02, "dwconv.weight": (2 / 9) ** 0.5}
-    wanted |= {"cpe.conv.weight": 0.02, "peg.conv.weight": 0.02}
     for end, std in wanted.items():
         if values := [value.flatten() for key, value in state.items() if key.endswith(end)]:
             assert torch.cat(values).std() == pytest.approx(std, rel=0.15)
             checked += 1
-    assert checked == (3 if name == "test_emsnet" else 5)
+    assert checked == (3 if name == "test_emsnet" else 4)
+
+
+@pytest.mark.parametrize("name", ["mat_1", "partialformer_b0"])
+def test_initial_growth(name):
+    """However many residual depthwise convolutions a stage has, they multiply noise's variance by e^2 at most."""
+    torch.manual_seed(0)
+    for stage in timm.create_model(name).stages:
+        convs = [module.eval() for module in stage.modules() if isinstance(module, ResidualDWConv)]
+        gain = 1.0
+        for conv in convs:
+            x = torch.randn(4, 32, 32, conv.conv.in_channels)
+            gain *= (conv(x).var() / x.var()).item()
+        assert gain == pytest.approx((1 + 2 / len(convs)) ** len(convs) if convs else 1, rel=0.3)
 
 
 def test_randomize_reaches_every_branch():

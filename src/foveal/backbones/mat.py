@@ -28,6 +28,7 @@ from ..layers import (
     Stage,
     four_stages,
     has_symbols,
+    init_residual,
     init_tokens,
     is_exporting,
     is_fast_path,
@@ -380,6 +381,8 @@ class MAT(PyramidBackbone):
             **dd,
         )
         self.apply(init_tokens)
+        for stage in self.stages:
+            init_residual(stage)
         for module in self.modules():
             if isinstance(module, BilinearPatchEmbed):
                 nn.init.zeros_(module.offset.weight)  # starts as 2x2 average pooling

@@ -12,11 +12,7 @@ from ._conv import ResidualDWConv
 
 
 def init_tokens(module: nn.Module) -> None:
-    """Linear: truncated normal of std 0.02; convolution: normal by fan-out; biases zero. For ``Module.apply``.
-
-    A residual depthwise convolution begins as the identity, nearly, with the std of linear layers: there is one in every
-    block, and each would multiply the stream's variance by 3 otherwise (``apply`` comes to it after what is inside).
-    """
+    """Linear: truncated normal of std 0.02; convolution: normal by fan-out; biases zero. For ``Module.apply``."""
     if isinstance(module, nn.Linear):
         init_projection(module)
     elif isinstance(module, nn.Conv2d):
@@ -24,8 +20,16 @@ def init_tokens(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, ResidualDWConv):
-        init_projection(module.conv)
+
+
+def init_residual(stage: nn.Module) -> None:
+    """Residual depthwise convolutions of a stage: normal by fan-out and by their number, behind ``init_tokens``.
+
+    By fan-out alone each multiplies the stream's variance by 3; L of them so by (1 + 2 / L)^L, which is below e^2.
+    """
+    convs = [module.conv for module in stage.modules() if isinstance(module, ResidualDWConv)]
+    for conv in convs:
+        nn.init.normal_(conv.weight, std=math.sqrt(2.0 / (conv.weight[0].numel() * len(convs))))
 
 
 def init_projection(module: nn.Linear | nn.Conv2d) -> None:
