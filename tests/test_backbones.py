@@ -335,11 +335,10 @@ def test_initial_spread(name):
     assert checked == (3 if name == "test_emsnet" else 4)
 
 
-@pytest.mark.parametrize("name", ["mat_1", "partialformer_b0"])
-def test_initial_growth(name):
-    """However many residual depthwise convolutions a stage has, they multiply noise's variance by e^2 at most."""
+def test_initial_growth():
+    """However many residual depthwise convolutions a stage of MAT has, they multiply a variance by e^2 at most."""
     torch.manual_seed(0)
-    for stage in timm.create_model(name).stages:
+    for stage in timm.create_model("mat_1").stages:
         convs = [module.eval() for module in stage.modules() if isinstance(module, ResidualDWConv)]
         gain = 1.0
         for conv in convs:

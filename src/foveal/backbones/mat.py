@@ -11,6 +11,7 @@ a residual depthwise convolution after bilinear sampling (``pe_dwconv``); LayerN
 1x1 convolution to 1280 channels before pooling; projections before padding, padded keys masked.
 """
 
+import math
 from typing import Any, Optional, Tuple
 
 import torch
@@ -28,7 +29,6 @@ from ..layers import (
     Stage,
     four_stages,
     has_symbols,
-    init_residual,
     init_tokens,
     is_exporting,
     is_fast_path,
@@ -381,8 +381,12 @@ class MAT(PyramidBackbone):
             **dd,
         )
         self.apply(init_tokens)
-        for stage in self.stages:
-            init_residual(stage)
+        for stage in stages:
+            # By fan-out alone L of them multiply the stream's variance by 3^L; so it is e^2 at most. With 3^L a channel
+            # grows in training beyond what LayerNorm and BatchNorm cope with (docs/evidence.md).
+            convs = [module.conv for module in stage.modules() if isinstance(module, ResidualDWConv)]
+            for conv in convs:
+                nn.init.normal_(conv.weight, std=math.sqrt(2 / (conv.weight[0].numel() * len(convs))))
         for module in self.modules():
             if isinstance(module, BilinearPatchEmbed):
                 nn.init.zeros_(module.offset.weight)  # starts as 2x2 average pooling

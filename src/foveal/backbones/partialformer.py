@@ -32,7 +32,6 @@ from ..layers import (
     ResidualDWConv,
     Stage,
     four_stages,
-    init_residual,
     init_tokens,
     is_fast_path,
     notrace,
@@ -362,8 +361,6 @@ class PartialFormer(PyramidBackbone):
             **dd,
         )
         self.apply(init_tokens)
-        for stage in self.stages:
-            init_residual(stage)
         for module in self.modules():
             if isinstance(module, HeadMLP):
                 module.init_weights()

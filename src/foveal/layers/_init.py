@@ -8,8 +8,6 @@ import math
 from timm.layers import trunc_normal_
 from torch import nn
 
-from ._conv import ResidualDWConv
-
 
 def init_tokens(module: nn.Module) -> None:
     """Linear: truncated normal of std 0.02; convolution: normal by fan-out; biases zero. For ``Module.apply``."""
@@ -20,16 +18,6 @@ def init_tokens(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def init_residual(stage: nn.Module) -> None:
-    """Residual depthwise convolutions of a stage: normal by fan-out and by their number, behind ``init_tokens``.
-
-    By fan-out alone each multiplies the stream's variance by 3; L of them so by (1 + 2 / L)^L, which is below e^2.
-    """
-    convs = [module.conv for module in stage.modules() if isinstance(module, ResidualDWConv)]
-    for conv in convs:
-        nn.init.normal_(conv.weight, std=math.sqrt(2.0 / (conv.weight[0].numel() * len(convs))))
 
 
 def init_projection(module: nn.Linear | nn.Conv2d) -> None:
