@@ -16,6 +16,7 @@ from foveal.tasks import Views
 
 TRAIN = ["train", "quickstart_segmentation", "--model", "test_mat", "--data", "scenes:40x64", "--image-size", "64"]
 TRAIN += ["--max-size", "80", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8", "--ema-decay", "0"]
+TRAIN += ["--lr", "1e-5"]
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_raw_outputs_and_detections(pair, kind):
     torch.testing.assert_close(raw["deltas"], expected["bbox_regression"], rtol=1e-4, atol=1e-4)
     for one, other in zip(found, others, strict=True):
         assert len(one["boxes"]) > 20
-        assert len({*one["labels"].tolist()}) > 3
+        assert len({*one["labels"].tolist()}) > 1
         for name in ("boxes", "scores", "labels"):
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-4)
 
