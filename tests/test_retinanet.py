@@ -32,7 +32,7 @@ class Maps(nn.Module):
 @pytest.fixture(scope="module")
 def pair():
     """Ours and torchvision's; its pictures are of the right size and neither resized nor normalised."""
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     ours = randomize(build("retinanet", "test_mat", CLASSES)).eval()
     ours.head.regression_head.bbox_reg.weight.data.mul_(0.2)
     ours.head.classification_head.cls_logits.bias.data.fill_(-2)
@@ -70,7 +70,7 @@ def test_raw_outputs_and_detections(pair, kind):
     torch.testing.assert_close(raw["deltas"], expected["bbox_regression"], rtol=1e-4, atol=1e-4)
     for one, other in zip(found, others, strict=True):
         assert len(one["boxes"]) > 20
-        assert len({*one["labels"].tolist()}) > 1
+        assert len({*one["labels"].tolist()}) > 3
         for name in ("boxes", "scores", "labels"):
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-4)
 
