@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from conftest import TINY, create, randomize
 from foveal import detection, keypoints, segmentation
@@ -32,7 +33,7 @@ from foveal.export import (
 )
 from foveal.export import _target as target_room
 from foveal.export._decode import decode
-from foveal.export._fold import first_of_equal, flatten_tokens, fold_norms
+from foveal.export._fold import cut_weights, first_of_equal, flatten_tokens, fold_norms
 from foveal.export.parity import difference, examined, paired, shapes
 from foveal.export.prepare import folded
 
@@ -252,6 +253,22 @@ def test_norms_are_folded():
     assert fold_norms(program) == 2  # and not the one behind weights that are used twice
     with torch.inference_mode():
         assert torch.allclose(program.module()(images), model(images), atol=1e-5)
+
+
+def test_of_a_weight_only_what_is_read_is_kept():
+    class Slices(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.once, self.twice = nn.Parameter(torch.randn(9, 4)), nn.Parameter(torch.randn(9, 4))
+
+        def forward(self, x):
+            return F.linear(x, self.once[6:]) + F.linear(x, self.twice[:3]) + F.linear(x, self.twice[3:6])
+
+    model, x = Slices(), torch.randn(2, 4)
+    program = torch.export.export(model, (x,))
+    assert cut_weights(program) == 1
+    assert {name: len(value) for name, value in program.state_dict.items()} == {"once": 3, "twice": 9}
+    assert torch.equal(program.module()(x), model(x))
 
 
 @pytest.mark.parametrize("name", TINY)

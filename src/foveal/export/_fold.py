@@ -60,6 +60,25 @@ def _constants(conv: Any) -> tuple[Any, Any]:
     return conv.args[1], conv.args[2] if len(conv.args) > 2 else None
 
 
+def cut_weights(program: ExportedProgram) -> int:
+    """Keep of every weight that is read as one slice alone that slice, and return how many they are.
+
+    Otherwise the whole stays in the file, and quantisation does not know the slice for a weight.
+    """
+    graph, signature, state = program.graph_module.graph, program.graph_signature, program.state_dict
+    cuts = [node for node in graph.nodes if node.target is ATEN.slice.Tensor]
+    cuts = [node for node in cuts if node.args[0].name in signature.inputs_to_parameters and len(node.args[0].users) == 1]
+    for cut in cuts:
+        weight, *place = cut.args
+        name = signature.inputs_to_parameters[weight.name]
+        state[name] = nn.Parameter(ATEN.slice.Tensor(state[name].detach(), *place).clone(), requires_grad=False)
+        weight.meta["val"] = cut.meta["val"]
+        cut.replace_all_uses_with(weight)
+        graph.erase_node(cut)
+    program.graph_module.recompile()
+    return len(cuts)
+
+
 PRODUCTS = (ATEN.linear.default, ATEN.layer_norm.default)
 ALONE = (ATEN.gelu.default, ATEN.sigmoid.default)
 PAIRS = (ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor)

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
-from ._fold import flatten_tokens, fold_norms, forget_bounds, forget_layout
+from ._fold import cut_weights, flatten_tokens, fold_norms, forget_bounds, forget_layout
 from ._quiet import quiet
 from ._source import Source
 
@@ -105,7 +105,7 @@ class Prepared:
     def program(
         self, free: tuple[str, ...], most: dict[str, int] | None = None, *, layout: bool = True
     ) -> ExportedProgram:
-        """The graph by ``torch.export``, norms folded into convolutions.
+        """The graph by ``torch.export``, norms folded into convolutions, and of weights what is read.
 
         Args:
             free: which of batch, height and width may differ from the example's.
@@ -127,6 +127,7 @@ class Prepared:
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             forget_bounds(program)
             fold_norms(program)
+            cut_weights(program)
             flatten_tokens(program)
             if not layout:
                 forget_layout(program)
