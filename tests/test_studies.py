@@ -135,7 +135,10 @@ def test_the_page_has_every_row_and_the_remarks(toy, tmp_path, capsys):
     for _ in range(2):  # it is written again, to the same bytes
         assert main(["study", "report", "--evidence", str(tmp_path / "evidence"), "--page", str(page)]) == 0
         text, plot = page.read_text(), (tmp_path / "page" / "toy.svg").read_bytes()
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    overview, _, table = text.partition("## toy")
+    assert "\n| toy | 2 of 2 | 3 | a machine |  |\n" in overview
+    assert "\n| cifar10 | 0 of 23 | 0 |  | all |\n" in overview
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert lines[1:] == [
         "| peer (peer) | 0.00 | 0.0020 | 61.50 | 1 | a machine |",
         "| ours | 0.00 | 0.0020 | 51.00 ± 1.41 | 2 | a machine |",

@@ -17,6 +17,8 @@ deviation over seeds. Multiply-adds are those of one picture at the study's size
 are ratios to one row, measured in turn in one run, since only those mean something on another machine. Runs this short
 show how fast a model learns from little, not what it reaches in the end. How they are made, and can be made again:
 [Studies](how-to/studies.md).
+
+Every row is to have three seeds in the end. What is there so far:
 """
 
 
@@ -40,16 +42,19 @@ def report(studies: list[Study], evidence: Path, page: Path) -> list[Path]:
     """Write the page, and the plots of each study beside it; return what was written.
 
     Args:
-        studies: in the order of the page; those without runs are left out.
+        studies: in the order of the page; those without runs stand in its first table alone.
         evidence: where their runs and speeds are kept, and ``remarks.md`` of each.
         page: Markdown; plots go to the folder of the same name.
 
     Raises:
         UserError: no run was made yet, matplotlib is missing, a run that was trained or measured otherwise.
     """
-    parts, written, folder = [HEAD], [page], page.with_suffix("")
+    everything = {study.name: rows(study, evidence, SEEDS) for study in studies}
+    if not any(everything.values()):
+        raise UserError(f"no run of a study is kept in {evidence}; foveal study NAME makes them")
+    parts, written, folder = [HEAD, _overview(studies, everything)], [page], page.with_suffix("")
     for study in studies:
-        made = rows(study, evidence, SEEDS)
+        made = everything[study.name]
         if not made:
             continue
         speed = measured(study, evidence)
@@ -62,10 +67,20 @@ def report(studies: list[Study], evidence: Path, page: Path) -> list[Path]:
             parts.append(f"![{study.figures[0]} against {plot.what}]({folder.name}/{file.name})\n")
         remarks = evidence / study.name / "remarks.md"
         parts += [remarks.read_text()] if remarks.is_file() else []
-    if len(parts) == 1:
-        raise UserError(f"no run of a study is kept in {evidence}; foveal study NAME makes them")
     page.write_text("\n".join(parts))
     return written
+
+
+def _overview(studies: list[Study], everything: dict[str, list[Row]]) -> str:
+    """Of every study how much was made, on what, and which rows wait."""
+    lines = ["| study | rows made | runs made | trained on | rows that wait |", "|---|---|---|---|---|"]
+    for study in studies:
+        made = everything[study.name]
+        waiting = [f"`{name}`" for name in study.runs if name not in {row.name for row in made}]
+        cells = [study.name, f"{len(made)} of {len(study.runs)}", str(sum(row.seeds for row in made))]
+        cells += [", ".join(sorted({row.devices for row in made})), ", ".join(waiting) if made else "all"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def _table(study: Study, made: list[Row], speed: Measured | None) -> str:
