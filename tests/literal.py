@@ -123,19 +123,19 @@ def static_operator(x, module, whiten_axis):
     if module.branch4 is not None:
         parts.append(scale_branch(m3, module.branch4, 4, "max", coordinate_dwconv))  # eq. 3.3
     y = torch.cat(parts, 1)
-    if module.fuse is None:
+    if module.proj is None:
         return y
-    gate = conv1x1(y, module.fuse).sigmoid()  # eq. 3.4
+    gate = conv1x1(y, module.proj).sigmoid()  # eq. 3.4
     return F.conv2d(x, module.pw_in.weight[dim:, :, None, None]) * gate  # eq. 3.5
 
 
 def dynamic_operator(x, module):
     if module.global_branch is None:
-        return conv1x1(scale_branch(x, module.conv_branch, 4, "avg", c_mhsa), module.fuse)
+        return conv1x1(scale_branch(x, module.conv_branch, 4, "avg", c_mhsa), module.proj)
     x1, x2 = x.split(module.chs, 1) if module.channel_split else (x, x)
     y1 = scale_branch(x1, module.conv_branch, 4, "avg", c_mhsa)  # eq. 3.7
     y2 = scale_branch(x2, module.global_branch, 6, "avg", g_mhsa)  # eq. 3.6
-    return conv1x1(torch.cat((y1, y2), 1), module.fuse)  # eq. 3.8
+    return conv1x1(torch.cat((y1, y2), 1), module.proj)  # eq. 3.8
 
 
 def emsnet(model, x, whiten_axis="spatial"):

@@ -137,6 +137,11 @@ def test_bench_refuses(model, setting, said):
     assert torch.get_num_threads() == threads
 
 
+def test_layers_can_be_fused_before():
+    (whole,), (fused,) = (bench(["test_emsnet"], Setting(size=(64, 64), rounds=2, reparam=on)) for on in (False, True))
+    assert fused.macs < whole.macs
+
+
 def test_memory_that_suffices_for_each_but_not_for_all(monkeypatch):
     def in_turn(*args, **kwargs):
         raise torch.OutOfMemoryError

@@ -228,6 +228,7 @@ def place(tmp_path, monkeypatch, pictures):
         ("bench mat_1 --size 1 2 3", "size takes one or two numbers, got 3"),
         ("bench mat_1 --device abacus", "cannot use device 'abacus'"),
         ("bench mat_1 --csv --json", "exclude each other"),
+        ("bench mat_1 --reparam --train", "--reparam and --train exclude each other"),
         ("bench test_mat --size 16", "test_mat does not run at this setting: expected images of at least 32x32"),
     ],
 )

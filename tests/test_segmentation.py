@@ -130,7 +130,7 @@ def test_upernet_is_hugging_faces():
     head, auxiliary = UperNetHead(config, ours.backbone.channels).eval(), UperNetFCNHead(config, ours.backbone.channels)
     auxiliary = auxiliary.eval()
     state = {f"classifier.{k}": v for k, v in ours.classes[1].state_dict().items()}
-    blocks = {"bottleneck": ours.pooling.fuse, "fpn_bottleneck": ours.fuse}
+    blocks = {"bottleneck": ours.pooling.bottleneck, "fpn_bottleneck": ours.bottleneck}
     blocks |= {f"psp_modules.{i}.1": pool[1] for i, pool in enumerate(ours.pooling.pools)}
     blocks |= {f"lateral_convs.{i}": block for i, block in enumerate(ours.lateral)}
     blocks |= {f"fpn_convs.{i}": block for i, block in enumerate(ours.smooth)}

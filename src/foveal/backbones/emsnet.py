@@ -13,7 +13,7 @@ Maps are channels-last, [B, H, W, C], inside a block, so that a 1x1 convolution 
 needs no copy.
 """
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +72,8 @@ class CoordinateDWConv(nn.Module):
         return x.permute(0, 2, 3, 1)
 
     @torch.jit.ignore()
-    def folded(self) -> nn.Module:
-        """The same as one convolution, for other runtimes."""
+    def fuse(self) -> nn.Module:
+        """The same as one convolution, for inference."""
         conv = DepthwiseConv(len(self.weight_w))
         conv.weight, conv.bias = nn.Parameter((self.weight_h * self.weight_w).detach()), None
         return conv
@@ -161,7 +161,7 @@ class CMHSA(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, _ = x.shape
         C = self.dwconv.in_channels
-        if self.v is None:  # folded: the embedding gives both
+        if self.v is None:  # fused: the embedding gives both
             x, v = x.chunk(2, dim=-1)
         else:
             v = self.v(x)
@@ -257,14 +257,14 @@ class ScaleBranch(nn.Module):
         return self.prop(self.mixer(self.embed(x)), x.shape[2], x.shape[3])
 
     @torch.jit.ignore()
-    def folded(self) -> nn.Module:
-        """The same with the mixer's first layers in the embedding's, for other runtimes; this module is used up."""
+    def fuse(self) -> nn.Module:
+        """The same with the mixer's first layers in the embedding's, for inference; this module is used up."""
         mixer: Any = self.mixer
         embed, kind = self.embed.proj.weight, type(self.mixer)
-        if kind is GMHSA:
+        if kind is GMHSA and isinstance(mixer.qkv, nn.Linear):
             self.embed.proj = joined(mixer.qkv.weight @ embed)
             mixer.qkv = nn.Identity()
-        elif kind is CMHSA:
+        elif kind is CMHSA and mixer.v is not None:
             self.embed.proj = joined(torch.cat((embed, mixer.v.weight @ embed)))
             mixer.v = None
         return self
@@ -297,7 +297,7 @@ class StaticOperator(nn.Module):
         self.whiten = Whiten((1, 2) if whiten_axis == "spatial" else (3,))
         self.gated = mixer == "gated"
         self.pw_in = pw(dim, 2 * dim if self.gated else dim, **dd)  # the 1x1 of eq. 3.1, and that of eq. 3.5
-        self.dwconv = self.branch2 = self.branch4 = self.fuse = None
+        self.dwconv = self.branch2 = self.branch4 = self.proj = None
         self.out_chs = dim
         self.chs = [dim, dim, dim]
         if mixer == "whiten":
@@ -315,7 +315,7 @@ class StaticOperator(nn.Module):
         if mixer != "pe2":
             self.branch4 = ScaleBranch(self.chs[2], CoordinateDWConv(wide4, **dd), wide4, 4, "max", **dd)
         if self.gated:
-            self.fuse = pw(self.out_chs, dim, **dd)
+            self.proj = pw(self.out_chs, dim, **dd)
             self.out_chs = dim
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -332,8 +332,8 @@ class StaticOperator(nn.Module):
         if self.branch4 is not None:
             y.append(self.branch4(m3))  # eq. 3.3
         x = torch.cat(y, dim=-1)
-        if self.fuse is not None:
-            x = value * self.fuse(x).sigmoid()  # eq. 3.4, 3.5
+        if self.proj is not None:
+            x = value * self.proj(x).sigmoid()  # eq. 3.4, 3.5
         return x
 
 
@@ -362,15 +362,15 @@ class DynamicOperator(nn.Module):
             self.global_branch = ScaleBranch(
                 self.chs[1] if channel_split else dim, GMHSA(out2, **dd), out2, 6, "avg", **dd
             )
-        self.fuse = pw(out1 + out2, dim, **dd)
+        self.proj = pw(out1 + out2, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 3, 1, 2)
         if self.global_branch is None:
-            return self.fuse(self.conv_branch(x))
+            return self.proj(self.conv_branch(x))
         x1, x2 = x.split(self.chs, dim=1) if self.channel_split else [x, x]
         y = [self.conv_branch(x1), self.global_branch(x2)]  # eq. 3.7, 3.6
-        return self.fuse(torch.cat(y, dim=-1))  # eq. 3.8
+        return self.proj(torch.cat(y, dim=-1))  # eq. 3.8
 
 
 class MultiScaleInteraction(nn.Module):
@@ -412,27 +412,33 @@ class MultiScaleInteraction(nn.Module):
         return self.proj_out(x)
 
     @torch.jit.ignore()
-    def folded(self) -> nn.Module:
-        """The same with linear layers that follow one another in one, for other runtimes; this module is used up."""
+    def fuse(self) -> nn.Module:
+        """The same with linear layers that follow one another in one, for inference; this module is used up."""
         static: Any = self.static
         dynamic: Any = self.dynamic
         out = self.proj_out
         if static is None or dynamic is None or not self.channel_split or not isinstance(out, nn.Linear):
             return self
+        if not isinstance(static.pw_in, nn.Linear):
+            return self
         width = self.chs[0]
-        first, last = self.proj_in.weight, out.weight
-        self.proj_in = joined(torch.cat((static.pw_in.weight @ first[:width], first[width:])))
-        self.proj_out = joined(torch.cat((last[:, :width], last[:, width:] @ dynamic.fuse.weight), dim=1))
-        static.pw_in = dynamic.fuse = nn.Identity()
+        first, last, bias = self.proj_in.weight, out.weight, self.proj_in.bias
+        if bias is not None:  # of a norm before it
+            bias = torch.cat((static.pw_in.weight @ bias[:width], bias[width:]))
+        self.proj_in = joined(torch.cat((static.pw_in.weight @ first[:width], first[width:])), bias)
+        self.proj_out = joined(torch.cat((last[:, :width], last[:, width:] @ dynamic.proj.weight), dim=1))
+        static.pw_in = dynamic.proj = nn.Identity()
         self.chs = [2 * width, width]
         return self
 
 
 @torch.no_grad()
-def joined(weight: torch.Tensor) -> Linear:
-    """A linear layer of a weight [out, in], without bias."""
-    linear = pw(weight.shape[1], weight.shape[0])
+def joined(weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> Linear:
+    """A linear layer of a weight [out, in] and a bias [out], if any."""
+    linear = pw(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
     linear.weight.copy_(weight)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias)
     return linear
 
 
@@ -458,8 +464,8 @@ class EMSBlock(nn.Module):
         return x + self.drop_path2(self.mlp(y))
 
     @torch.jit.ignore()
-    def folded(self) -> nn.Module:
-        """The same with both norms inside the linear layers behind them, for other runtimes; this module is used up."""
+    def fuse(self) -> nn.Module:
+        """The same with both norms inside the linear layers behind them, for inference; this module is used up."""
         self.norm1 = fold_into(self.norm1, self.mixer.proj_in)
         self.norm2 = fold_into(self.norm2, self.mlp.fc1)
         return self
@@ -468,7 +474,8 @@ class EMSBlock(nn.Module):
 @torch.no_grad()
 def fold_into(norm: nn.Module, linear: nn.Linear) -> nn.Module:
     """Let a linear layer do what the BatchNorm before it does; what is left in the norm's place."""
-    assert isinstance(norm, nn.BatchNorm2d)
+    if not isinstance(norm, nn.BatchNorm2d):
+        return norm
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

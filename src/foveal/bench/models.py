@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from timm.optim import create_optimizer_v2
+from timm.utils import reparameterize_model
 from torch import nn
 
 from .._errors import UserError, check_model, does_not_run
@@ -41,6 +42,7 @@ class Setting:
         threads: CPU threads.
         device: as torch names it.
         runtimes: keys of ``RUNTIMES``; each model is measured in each, exported ones in float32 inference on the CPU.
+        reparam: fuse layers for inference, by timm's ``reparameterize_model``; exported models are in any case.
         fixed: export for images of that size and batch alone; otherwise all three are free.
         channels_last: give weights and images that memory format in PyTorch.
         grad_checkpointing: compute activations again in the backward pass; in training only.
@@ -55,6 +57,7 @@ class Setting:
     threads: int = 1
     device: str = "cpu"
     runtimes: tuple[str, ...] = ("eager",)
+    reparam: bool = False
     fixed: bool = False
     channels_last: bool = False
     grad_checkpointing: bool = False
@@ -157,6 +160,8 @@ def _ready(
     synchronize = synchronizer(device)
     try:
         model = _build(name, setting.size)
+        if setting.reparam:
+            model = reparameterize_model(model)
         products = count_macs(model, setting.size).products
         for runtime in setting.runtimes:
             memory[runtime] = None

@@ -54,6 +54,7 @@ def main(
     threads: int = 1,
     device: str = "cpu",
     runtime: str = "eager",
+    reparam: bool = False,
     fixed: bool = False,
     channels_last: bool = False,
     grad_checkpointing: bool = False,
@@ -80,6 +81,7 @@ def main(
         device: as torch names it.
         runtime: where the models run, with commas between: eager, compile (torch.compile), onnxruntime, openvino; the
             last two run what foveal export writes, not compared here.
+        reparam: fuse layers for inference first, as timm's reparameterize_model does; exported models are in any case.
         fixed: export for images of that size and batch alone; otherwise all three are free.
         channels_last: give weights and images that memory format.
         grad_checkpointing: with --train, compute activations again in the backward pass.
@@ -113,6 +115,8 @@ def main(
         raise UserError(f"workers must not be below 0, got {workers}")
     if as_csv and as_json:
         raise UserError("--csv and --json exclude each other")
+    if reparam and train:
+        raise UserError("--reparam and --train exclude each other: what is fused is not trained")
     check_needs(
         ("--grad-checkpointing", grad_checkpointing, "--train", train),
         ("--data", data is not None, "--train", train),
@@ -128,6 +132,7 @@ def main(
         threads=threads,
         device=check_device(device),
         runtimes=_runtimes(runtime, fixed, train or dtype != "float32" or device != "cpu"),
+        reparam=reparam,
         fixed=fixed,
         channels_last=channels_last,
         grad_checkpointing=grad_checkpointing,
@@ -245,6 +250,7 @@ def _show(results: list[Result], loader: Loader | None, setting: Setting, where:
     parts += [f"{setting.size[0]}x{setting.size[1]}", f"batch {setting.batch}"]
     parts += [f"{setting.dtype} autocast" if autocast else setting.dtype]
     parts += [f"{setting.threads} thread(s)", *([] if several else setting.runtimes)]
+    parts += ["reparameterized"] if setting.reparam else []
     parts += ["exported for this size"] if setting.fixed else []
     parts += ["channels_last"] if setting.channels_last else []
     parts += ["gradient checkpointing"] if setting.grad_checkpointing else []

@@ -66,11 +66,12 @@ def cut_weights(program: ExportedProgram) -> int:
     Otherwise the whole stays in the file, and quantisation does not know the slice for a weight.
     """
     graph, signature, state = program.graph_module.graph, program.graph_signature, program.state_dict
+    parameters = signature.inputs_to_parameters
     cuts = [node for node in graph.nodes if node.target is ATEN.slice.Tensor]
-    cuts = [node for node in cuts if node.args[0].name in signature.inputs_to_parameters and len(node.args[0].users) == 1]
+    cuts = [node for node in cuts if node.args[0].name in parameters and len(node.args[0].users) == 1]
     for cut in cuts:
         weight, *place = cut.args
-        name = signature.inputs_to_parameters[weight.name]
+        name = parameters[weight.name]
         state[name] = nn.Parameter(ATEN.slice.Tensor(state[name].detach(), *place).clone(), requires_grad=False)
         weight.meta["val"] = cut.meta["val"]
         cut.replace_all_uses_with(weight)

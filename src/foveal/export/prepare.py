@@ -1,12 +1,12 @@
 """The one graph that all targets are made from: images in, named tensors out, nothing of training in it."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
+from timm.utils import reparameterize_model
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -85,9 +85,9 @@ class Prepared:
         return "; try without decoding (--raw)" if self.counted else ""
 
     @cached_property
-    def folded(self) -> Graph:
-        """The graph with whatever layers are faster in a runtime; see ``_fold``."""
-        return Graph(folded(copy.deepcopy(self.graph.model)), self.graph.function)
+    def fused(self) -> Graph:
+        """The graph with layers that are made for inference; see ``fuse`` of layers and blocks."""
+        return Graph(reparameterize_model(self.graph.model), self.graph.function)
 
     def expected(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the definition gives."""
@@ -122,7 +122,7 @@ class Prepared:
             dims = {axis: _dim(name, most) for axis, name in AXES.items() if name in free}
             try:
                 with torch.no_grad(), quiet():
-                    program = torch.export.export(self.folded, (example,), dynamic_shapes=(dims,) if dims else None)
+                    program = torch.export.export(self.fused, (example,), dynamic_shapes=(dims,) if dims else None)
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             forget_bounds(program)
@@ -137,14 +137,6 @@ class Prepared:
 
 def _dim(name: str, most: dict[str, int] | None) -> Any:
     return Dim.DYNAMIC(max=most[name]) if most else Dim.DYNAMIC
-
-
-def folded(module: nn.Module) -> nn.Module:
-    """A module in which every part that has a method ``folded`` stands as what that gives, from the inside out."""
-    for name, child in list(module.named_children()):
-        setattr(module, name, folded(child))
-    own: Any = getattr(module, "folded", None)
-    return module if own is None else own()
 
 
 def prepare(source: Source, *, raw: bool = False, size: tuple[int, int] | None = None) -> Prepared:

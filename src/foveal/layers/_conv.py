@@ -119,8 +119,8 @@ class ResidualDWConv(nn.Module):
         return x + self.conv(x)
 
     @torch.jit.ignore()
-    def folded(self) -> nn.Module:
-        """The same as one convolution, for other runtimes; this module is used up."""
+    def fuse(self) -> nn.Module:
+        """The same as one convolution, for inference; this module is used up."""
         with torch.no_grad():
             self.conv.weight[:, :, self.pad, self.pad] += 1
         return self.conv

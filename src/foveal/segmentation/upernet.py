@@ -42,12 +42,12 @@ class PyramidPooling(nn.Module):
         self.pools = nn.ModuleList(
             nn.Sequential(GridMean(scale), ConvNormReLU(in_channels, channels)) for scale in scales
         )
-        self.fuse = ConvNormReLU(in_channels + len(scales) * channels, channels, 3)
+        self.bottleneck = ConvNormReLU(in_channels + len(scales) * channels, channels, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, in_channels, H, W] -> [B, channels, H, W]."""
         pooled = [F.interpolate(pool(x), x.shape[2:], mode="bilinear") for pool in self.pools]
-        return self.fuse(torch.cat([x, *pooled], dim=1))
+        return self.bottleneck(torch.cat([x, *pooled], dim=1))
 
 
 @register("upernet")
@@ -81,7 +81,7 @@ class UperNet(Segmenter):
         self.pooling = PyramidPooling(coarsest, channels, pool_scales)
         self.lateral = nn.ModuleList(ConvNormReLU(width, channels) for width in finer)
         self.smooth = nn.ModuleList(ConvNormReLU(channels, channels, 3) for _ in finer)
-        self.fuse = ConvNormReLU(len(backbone.channels) * channels, channels, 3)
+        self.bottleneck = ConvNormReLU(len(backbone.channels) * channels, channels, 3)
         self.classes = Classes(channels, num_classes, dropout)
         self.auxiliary: nn.Module | None = None
         if auxiliary_weight:
@@ -97,7 +97,7 @@ class UperNet(Segmenter):
             x = lateral(finer) + F.interpolate(x, finer.shape[2:], mode="bilinear")
             levels.insert(0, smooth(x))
         levels = [F.interpolate(x, levels[0].shape[2:], mode="bilinear") for x in levels]
-        return {"logits": self.classes(self.fuse(torch.cat(levels, dim=1))), "map": maps[AUXILIARY]}
+        return {"logits": self.classes(self.bottleneck(torch.cat(levels, dim=1))), "map": maps[AUXILIARY]}
 
     def losses(self, raw: dict[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Also ``auxiliary``, the same of the auxiliary head, times its weight."""
