@@ -14,6 +14,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn import functional as F
 
+import foveal
 from conftest import TINY, create, randomize
 from foveal import detection, keypoints, segmentation
 from foveal._errors import UserError
@@ -232,6 +233,13 @@ def test_decoding_for_graphs_is_that_of_the_detector(head):
     for name in names:
         assert difference(own[name], other[name]) < 1e-4, name
     assert (np.diff(got["pictures"]) >= 0).all()
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_file_names_no_folder_of_the_machine(fixed, name):
+    content = b"".join(file.read_bytes() for file in fixed[name].files)
+    for folder in (Path(foveal.__file__).parent, Path(torch.__file__).parent):
+        assert str(folder).encode() not in content
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -165,6 +165,13 @@ def forget_bounds(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+def forget_sources(program: ExportedProgram) -> None:
+    """Leave out in whose folders the code lies that made each node, which would stay in the file."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+
+
 PLACES = 2.0**22  # more than a map has, and twice as much still counts by ones in float32
 
 

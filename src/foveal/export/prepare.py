@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from .._errors import UserError, cause
 from ..segmentation._segmenter import enlarged
 from ._decode import decode
-from ._fold import cut_weights, flatten_tokens, fold_norms, forget_bounds, forget_layout
+from ._fold import cut_weights, flatten_tokens, fold_norms, forget_bounds, forget_layout, forget_sources
 from ._quiet import quiet
 from ._source import Source
 
@@ -126,6 +126,7 @@ class Prepared:
             except Exception as error:  # torch.export has no base of its errors
                 raise UserError(f"torch.export does not take {self.source.stem}: {cause(error)}") from None
             forget_bounds(program)
+            forget_sources(program)
             fold_norms(program)
             cut_weights(program)
             flatten_tokens(program)
