@@ -30,7 +30,7 @@ def convert(prepared: Prepared, path: Path, text: str, options: Options) -> list
     if options.dtype == "int8":
         model = static_int8(model, options.calibration, options.symmetric, options.keep_float)
     for made in (*model.graph.node, *model.graph.initializer, *model.graph.value_info):
-        del made.metadata_props[:]  # of the exporter, an eighth of a small model's file
+        del made.metadata_props[:]  # of the exporter, a fifth of a small model's file
     onnx.helper.set_model_props(model, {KEY: text})  # in place of the exporter's
     onnx.save(model, path)
     return [path]
