@@ -37,6 +37,7 @@ from foveal.export import _target as target_room
 from foveal.export._decode import decode
 from foveal.export._fold import cut_weights, first_of_equal, flatten_tokens, fold_norms
 from foveal.export.parity import difference, examined, paired, shapes
+from foveal.export.quantize import static_int8
 
 SEEN = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 ROOMS = {"detection": detection, "segmentation": segmentation, "keypoints": keypoints}
@@ -363,6 +364,8 @@ def test_parts_that_stay_float32(tmp_path):
     scaled = " ".join(name for node in nodes if "Linear" in node.op_type for name in node.input)
     parts = [name for name in ("stem", "stages.2", "stages.3", "final", "head") if f"model.{name}." in scaled]
     assert parts == ["stem", "stages.2", "head"]
+    made = static_int8(known.onnx[()], calibration, False, options.keep_float)  # nodes here say where they are from
+    nodes = made.graph.node
     scores = {name for node in nodes if node.op_type == "Softmax" and "stages.3" in str(node) for name in node.output}
     products = [node for node in nodes if node.op_type == "MatMul" and scores & {*node.input}]
     assert len(products) == len(scores) > 0  # of attention, which have no weights
