@@ -373,6 +373,16 @@ def test_parts_that_stay_float32(tmp_path):
         TARGETS["onnx"].convert(known, file, "", replace(options, keep_float=("stem", "stage")))
 
 
+def test_every_large_weight_is_int8(tmp_path):
+    """Also those of transposed convolutions, and of the one window of MAT's last stage those rows that are read."""
+    calibration = tuple(np.random.default_rng(0).normal(size=(2, 1, 3, 64, 64)).astype(np.float32))
+    known = prepare(source("keypoints", "simple_baseline"), size=(64, 64))
+    (file,) = TARGETS["onnx"].convert(known, tmp_path / "x.onnx", "", Options(True, "int8", calibration))
+    weights = [weight for weight in onnx.load(file).graph.initializer if np.prod(weight.dims) > 512]
+    assert {weight.data_type for weight in weights} == {onnx.TensorProto.INT8}
+    assert any("deconv" in weight.name for weight in weights)
+
+
 def test_int8_that_changes_much_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("foveal.cli.export.FEW", 101)
     argv = ["export", "test_mat", "--random-weights", "--size", "64", "--fixed", "--dtype", "int8"]

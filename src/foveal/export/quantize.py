@@ -11,7 +11,7 @@ import numpy as np
 from .._errors import UserError, first_line
 from ._quiet import quiet
 
-OPERATORS = ("Conv", "MatMul", "Gemm")  # that become int8
+OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # that become int8
 ROOT = "model."  # of names in the graph
 
 
