@@ -76,7 +76,8 @@ def _overview(studies: list[Study], everything: dict[str, list[Row]]) -> str:
     lines = ["| study | rows made | runs made | trained on | rows that wait |", "|---|---|---|---|---|"]
     for study in studies:
         made = everything[study.name]
-        waiting = [f"`{name}`" for name in study.runs if name not in {row.name for row in made}]
+        there = {row.name for row in made}
+        waiting = [f"`{name}`" for name in study.runs if name not in there]
         cells = [study.name, f"{len(made)} of {len(study.runs)}", str(sum(row.seeds for row in made))]
         cells += [", ".join(sorted({row.devices for row in made})), ", ".join(waiting) if made else "all"]
         lines.append(f"| {' | '.join(cells)} |")
