@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 
@@ -335,6 +336,19 @@ def test_a_damaged_checkpoint_is_one_line(content, tmp_path, whole, capsys):
     else:
         torch.save(content, out / "last" / "state.pt")
     refused(["--from", str(out / "run.json"), "--resume", "--out", str(out)], capsys)
+
+
+def test_going_on_from_weights_of_another_model_names_them(tmp_path, whole, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(whole(), out)
+    file = out / "last" / "model.safetensors"
+    stored = load_file(file)
+    stored["renamed"] = stored.pop(key := min(stored))
+    save_file(stored, file)
+    error = refused(["--from", str(out / "run.json"), "--resume", "--out", str(out)], capsys)
+    assert "written by another version" in error
+    assert f'Missing key(s) in state_dict: "{key}"' in error
+    assert 'Unexpected key(s) in state_dict: "renamed"' in error
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 import sys
 from fractions import Fraction
@@ -540,6 +541,10 @@ def test_each_loader_names_what_it_was_given(place, tmp_path):
     (tmp_path / "best" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="holds no detector, but a model for classification"):
         load_detector(str(tmp_path))
+    shutil.copytree(place / "run" / "best", tmp_path / "older")
+    save_file({"renamed": torch.zeros(1)}, tmp_path / "older" / "model.safetensors")
+    with pytest.raises(UserError, match=r"another version or damaged: .* Missing key\(s\) .* \"renamed\""):
+        load_detector(str(tmp_path / "older"))
     with pytest.raises(ImportError):
         exec("from foveal import load_nothing")
 

@@ -37,6 +37,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, all of it; of load_state_dict's lists of keys, the beginning of each."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(line if len(line) <= 160 else f"{line[:160]} ..." for line in lines[:4]) or type(error).__name__
+
+
 def last_line(error: BaseException) -> str:
     """The last line of what an error says, behind where it came from."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from safetensors import SafetensorError
 
-from ._errors import UserError, check_model, does_not_run, first_line
+from ._errors import UserError, check_model, does_not_run, one_line
 
 # what reading weights and their config.json may raise, if they are of another kind, cut short or tampered with
 DAMAGED = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -29,7 +29,7 @@ def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
             return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
         except DAMAGED as error:
             what = f"cannot load {folder}, written by another version or damaged"
-            raise UserError(f"{what}: {first_line(error)}") from None
+            raise UserError(f"{what}: {one_line(error)}") from None
     if name.startswith(("hf-hub:", "local-dir:")):
         pretrained = True
     else:

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .._errors import UserError, first_line, some
+from .._errors import UserError, first_line, one_line, some
 from .._models import DAMAGED
 from ..tasks import Task
 from .checkpoint import read_state, replacing, write_model
@@ -518,7 +518,8 @@ def restore(training: Training) -> int:
         training.best, training.losses = float(state["best"]), float(state["losses"])
         return int(state["log_bytes"])
     except DAMAGED as error:
-        raise UserError(f"cannot go on from {folder}: {first_line(error)}") from None
+        what = f"cannot go on from {folder}, written by another version or damaged"
+        raise UserError(f"{what}: {one_line(error)}") from None
 
 
 def _check_data(run: Run, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from timm.data.model_config import resolve_input_data_config
 from timm.models import get_pretrained_cfg, resolve_model_input_args
 
 from .._classes import check_scores, class_positions
-from .._errors import UserError, does_not_run, unknown
+from .._errors import UserError, does_not_run, one_line, unknown
 from .._models import DAMAGED, weights_folder
 from .._views import AS_TRAINED, Preprocessing
 from ._weights import kind_of
@@ -127,7 +127,7 @@ def _load_model(name: str, preprocessing: Preprocessing) -> Any:
     except DAMAGED as error:
         where = source.removeprefix("local-dir:")
         doubt = ", written by another version or damaged" if where != source else ""
-        raise UserError(f"cannot load {where}{doubt}: {_one_line(error)}") from None
+        raise UserError(f"cannot load {where}{doubt}: {one_line(error)}") from None
     own = source == name and not name.startswith(SOURCES)  # weights of timm, which name no class
     if own and (subset := infer_imagenet_subset(model)) is not None:
         info: Any = ImageNetInfo(subset)
@@ -146,9 +146,3 @@ def _check_weights(name: str) -> None:
         raise unknown(f"weights of {arch}", tag, known) from None
     if cfg is None or not cfg.has_weights:
         raise UserError(f"timm has no weights for {name}; give the folder of a run, or local-dir:FOLDER of weights")
-
-
-def _one_line(error: BaseException) -> str:
-    """What an error says; of load_state_dict's lists of keys, the beginning of each."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line if len(line) <= 160 else f"{line[:160]} ..." for line in lines[:4]) or type(error).__name__

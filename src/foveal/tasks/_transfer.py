@@ -11,7 +11,7 @@ import torch
 from timm.data import resolve_model_data_config
 
 from .._classes import match_classes
-from .._errors import UserError, first_line, unknown
+from .._errors import UserError, one_line, unknown
 from .._models import DAMAGED, weights_folder
 from ..necks import PyramidModel, Registry
 from ._task import Task, TaskArgs
@@ -201,5 +201,5 @@ def load_model(
         model = registry.build(config[kind], config["architecture"], len(config["label_names"]), **args)
         model.load_state_dict(read_weights(folder / "model.safetensors"))
     except DAMAGED as error:
-        raise UserError(f"cannot load {folder}, written by another version or damaged: {first_line(error)}") from None
+        raise UserError(f"cannot load {folder}, written by another version or damaged: {one_line(error)}") from None
     return trained(name, model, config, device, precision)
