@@ -75,14 +75,14 @@ def toy(tmp_path, monkeypatch) -> Study:
     return study
 
 
-def fake(study: Study, folder: Path, seed: int, row: str, top1: float) -> Path:
+def fake(study: Study, folder: Path, seed: int, row: str, top1: float, hardware: str = "a machine") -> Path:
     """The folder of a run that might have been trained."""
     trial = next(t for t in study.trials(seed + 1) if (t.row, t.seed) == (row, seed))
     trained = trial.folder(folder / "trained")
     trained.mkdir(parents=True)
     task = replace(trial.run.task, model=f"/somewhere/{trial.run.task.model}")
     run = replace(trial.run, task=task, data="/somewhere/pictures", out=trained, root=Path("/somewhere"))
-    stored = dict(run=run.to_dict(), environment={"hardware": "a machine"}, cost=dict(parameters=1000, macs=2e6))
+    stored = dict(run=run.to_dict(), environment={"hardware": hardware}, cost=dict(parameters=1000, macs=2e6))
     (trained / "run.json").write_text(json.dumps(stored | {"command": "foveal train /somewhere"}))
     (trained / "metrics.jsonl").write_text(json.dumps(dict(epoch=1, top1=top1)) + "\n")
     keep(trial, trained, folder / "evidence")
@@ -128,7 +128,7 @@ def test_runs_trained_otherwise_are_refused(toy, tmp_path, capsys):
 
 def test_the_page_has_every_row_and_the_remarks(toy, tmp_path, capsys):
     fake(toy, tmp_path, 0, "ours", 50.0)
-    fake(toy, tmp_path, 1, "ours", 52.0)
+    fake(toy, tmp_path, 1, "ours", 52.0, "another")
     fake(toy, tmp_path, 0, "peer", 61.5)
     (tmp_path / "evidence" / "toy" / "remarks.md").write_text("What it means.\n")
     page = tmp_path / "page.md"
@@ -136,12 +136,12 @@ def test_the_page_has_every_row_and_the_remarks(toy, tmp_path, capsys):
         assert main(["study", "report", "--evidence", str(tmp_path / "evidence"), "--page", str(page)]) == 0
         text, plot = page.read_text(), (tmp_path / "page" / "toy.svg").read_bytes()
     overview, _, table = text.partition("## toy")
-    assert "\n| toy | 2 of 2 | 3 | a machine |  |\n" in overview
+    assert "\n| toy | 2 of 2 | 3 | a machine, another |  |\n" in overview
     assert "\n| cifar10 | 0 of 23 | 0 |  | all |\n" in overview
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert lines[1:] == [
         "| peer (peer) | 0.00 | 0.0020 | 61.50 | 1 | a machine |",
-        "| ours | 0.00 | 0.0020 | 51.00 ± 1.41 | 2 | a machine |",
+        "| ours | 0.00 | 0.0020 | 51.00 ± 1.41 | 2 | a machine, another |",
     ]
     assert "What it means." in text
     assert "![top1 against cost](page/toy.svg)" in text

@@ -79,7 +79,8 @@ def _overview(studies: list[Study], everything: dict[str, list[Row]]) -> str:
         there = {row.name for row in made}
         waiting = [f"`{name}`" for name in study.runs if name not in there]
         cells = [study.name, f"{len(made)} of {len(study.runs)}", str(sum(row.seeds for row in made))]
-        cells += [", ".join(sorted({row.devices for row in made})), ", ".join(waiting) if made else "all"]
+        devices = sorted({name for row in made for name in row.devices})
+        cells += [", ".join(devices), ", ".join(waiting) if made else "all"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -97,7 +98,7 @@ def _table(study: Study, made: list[Row], speed: Measured | None) -> str:
         name = f"{row.name} (peer)" if row.name in study.peers else row.name
         cells = [name, f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e9:.4f}"]
         cells += [column.get(row.name, "") for column in speeds.values()]
-        cells += [*(row.figure(figure) for figure in study.figures), str(row.seeds), row.devices]
+        cells += [*(row.figure(figure) for figure in study.figures), str(row.seeds), ", ".join(row.devices)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

@@ -129,7 +129,7 @@ class Row(NamedTuple):
     mean: dict[str, float]
     spread: dict[str, float] | None
     seeds: int
-    devices: str
+    devices: tuple[str, ...]
 
     def figure(self, name: str) -> str:
         """Mean and spread, as people read them."""
@@ -154,5 +154,5 @@ def _row(study: Study, name: str, results: list[Kept]) -> Row:
         mean={figure: statistics.mean(v) for figure, v in values.items()},
         spread={figure: statistics.stdev(v) for figure, v in values.items()} if len(results) > 1 else None,
         seeds=len(results),
-        devices=", ".join(sorted({str(result.environment["hardware"]) for result in results})),
+        devices=tuple(sorted({str(result.environment["hardware"]) for result in results})),
     )
