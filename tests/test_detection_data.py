@@ -619,16 +619,18 @@ def test_where_yolo_has_its_pictures(tmp_path):
     train, _ = load_data(str(file), kind="detection")
     assert [path.name for path in train.paths] == ["b.png", "a.png", "c.png"]
     assert labels(train) == [[], ["cat"], ["dog"]]
-    (tmp_path / "data" / "list.txt").write_text("images/train/b.png\nimages/train/c.png\nimages/train/b.png\n")
+    (tmp_path / "data" / "list.txt").write_text("images/train/b.png\nimages/train/c.png\n/\nimages/train/b.png\n")
     write(tmp_path / "data" / "labels" / "train" / "b.txt", "")
     write(tmp_path / "a.yaml", "path: data\ntrain: list.txt\nnames: [cat, dog]")
     train, _ = load_parts(str(file), kind="detection", skip=True)
     assert [(problem.file.name, problem.where) for problem in train.problems] == [
         ("list.txt", "line 2"),
         ("list.txt", "line 3"),
+        ("list.txt", "line 4"),
     ]
     assert "no such file" in train.problems[0].reason
-    assert "was there before" in train.problems[1].reason
+    assert "Is a directory" in train.problems[1].reason
+    assert "was there before" in train.problems[2].reason
 
 
 def test_yolo_as_roboflow_has_it(tmp_path):

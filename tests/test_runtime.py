@@ -229,6 +229,7 @@ def files(tmp_path_factory):
     for name, said in [
         ("text", "text"),
         ("list", "[1]"),
+        ("deep", "[" * 100_000),
         ("newer", colours | dict(version=2)),
         ("poet", colours | dict(task="poetry")),
         ("sightless", about("segmentation", ["a"], preprocessing={}, decoding={"full_size": True})),
@@ -378,6 +379,7 @@ def test_files_need_no_torch(files, tmp_path):
         ("predict none.onnx a.png", "no such file: none.onnx"),
         ("predict text.onnx a.png", "text.onnx has malformed metadata"),
         ("predict list.onnx a.png", "list.onnx has malformed metadata"),
+        ("predict deep.onnx a.png", "deep.onnx has malformed metadata"),
         ("predict newer.onnx a.png", "newer.onnx has metadata of version 2, expected 1"),
         ("predict poet.onnx a.png", "poet.onnx has malformed metadata: unknown task 'poetry'"),
         ("predict sightless.onnx a.png", "sightless.onnx has malformed metadata: 'mean' is missing"),

@@ -198,7 +198,7 @@ class _Reader:
 
 def label_files(path: Path) -> list[Path]:
     """Where the objects of a picture may be: below the folder ``labels`` in place of ``images``, or beside it."""
-    beside = path.with_suffix(".txt")
+    beside = path.parent / f"{path.stem}.txt"
     parts = list(beside.parts[:-1])
     if "images" not in parts:
         return [beside]

@@ -69,7 +69,7 @@ class File:
         if KEY in self.notes:
             try:
                 self.about = dict(json.loads(self.notes[KEY]))
-            except (TypeError, ValueError) as error:
+            except (RecursionError, TypeError, ValueError) as error:
                 raise self.malformed(error) from None
             if self.about.get("version") != VERSION:
                 raise UserError(f"{name} has metadata of version {self.about.get('version')}, expected {VERSION}")

@@ -35,7 +35,7 @@ class Classifier:
         try:
             own, self.classes, titles = _notes(file)
             self.config = _config(file, own, preprocessing)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise file.malformed(error) from None
         probe = self.logits(np.zeros((2, *self.config["input_size"]), np.float32))
         self.num_classes, self.titles = check_scores(self.name, probe.shape, self.classes, titles)
