@@ -82,7 +82,7 @@ def propagate(x, module, H, W):
 def c_mhsa(x, module):
     B, C, H, W = x.shape
     h = module.num_heads
-    s = conv(x, module.dwconv)
+    s = F.conv2d(x, module.dwconv.weight, stride=2, padding=1, groups=x.shape[1])
     H2, W2 = s.shape[2:]
     a = conv1x1(s, module.attn).view(B, h, 9, 9, H2 * W2).softmax(dim=3)  # eq. 3.9
     v = F.unfold(x, 3, stride=2, padding=1).view(B, C, 9, H2 * W2)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 
 from conftest import TINY
 from foveal._errors import UserError
@@ -195,6 +196,25 @@ def test_frozen(detector):
     assert {name for name in before if name.startswith("backbone.") and ".bn" in name} <= same
     assert "backbone.body.conv1.weight" in same
     assert "backbone.body.layer4.0.downsample.0.weight" not in same
+
+
+@pytest.mark.parametrize("args", [dict(frozen_bn=True), dict(frozen_stages=1)], ids=str)
+def test_frozen_statistics_stay_frozen(args):
+    """In a new model, and where norms over several processes have taken their place."""
+    pyramid = Pyramid("resnet18", (8, 16, 32), **args)
+    frozen = {name for name, module in pyramid.named_modules() if "bn" in name and not module.training}
+    assert len(frozen) == (17 if "frozen_bn" in args else 5)
+    converted = convert_sync_batchnorm(pyramid).train()
+    assert {name for name, module in converted.named_modules() if "bn" in name and not module.training} == frozen
+    assert type(converted.body.bn1) is not type(timm.create_model("resnet18").bn1)
+
+
+def test_maps_are_turned_as_timm_says():
+    """Swin gives [B, H, W, C]: also where a map is as high as it has channels."""
+    pyramid = Pyramid("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)).eval()
+    with torch.no_grad():
+        maps = pyramid(torch.zeros(1, 3, 384, 416))
+    assert [tuple(x.shape[1:]) for x in maps] == [(96, 96, 104), (192, 48, 52), (384, 24, 26), (768, 12, 13)]
 
 
 def test_frozen_stages_follow_what_a_map_depends_on():

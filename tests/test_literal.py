@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 
 import literal
 from conftest import close, create
@@ -45,6 +46,7 @@ CASES = [
     ("test_partialformer", dict(fg_div=(16, 8, 4, 2))),
     ("test_partialformer", dict(head_hidden=0)),
 ]
+BG_MEAN = dict(attention="bg_mean")
 IDS = [f"{name}-{','.join(f'{k}={v}' for k, v in args.items())}" for name, args in CASES]
 
 
@@ -193,6 +195,94 @@ def test_fast_path_is_left_where_it_must_be(monkeypatch, name):
         model.double()(images.double())
 
 
+class Adapter(torch.nn.Module):
+    """A linear layer with a product of rank one beside it, which passes on the layer's weights as peft's do."""
+
+    def __init__(self, base: torch.nn.Linear):
+        super().__init__()
+        self.base, self.weight, self.bias = base, base.weight, base.bias
+        self.down = torch.nn.Parameter(torch.randn(1, base.in_features) / base.in_features)
+        self.up = torch.nn.Parameter(torch.randn(base.out_features, 1))
+
+    def forward(self, x):
+        return self.base(x) + F.linear(F.linear(x, self.down), self.up)
+
+
+@pytest.mark.parametrize(("name", "args"), [*((name, {}) for name in ORACLES), ("test_partialformer", BG_MEAN)])
+def test_adapters_are_not_passed_by(name, args):
+    """With them, in training and on the fast path, a model is what it is with them added to its weights."""
+    model, images = create(name, **args), torch.randn(2, 3, 64, 96)
+    for module in [*model.modules()]:
+        for child, layer in module.named_children():
+            if isinstance(layer, torch.nn.Linear):
+                setattr(module, child, Adapter(layer))
+    merged = copy.deepcopy(model)
+    for module in [*merged.modules()]:
+        for child, layer in module.named_children():
+            if isinstance(layer, Adapter):
+                layer.base.weight.data += layer.up @ layer.down
+                setattr(module, child, layer.base)
+    expected = merged(images).detach()
+    assert close(model(images).detach(), expected, 1e-5)
+    with torch.inference_mode():
+        assert close(merged(images), expected, 1e-5)
+        assert close(model(images), expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_hooks_are_not_passed_by(name):
+    """Of the fast path hooks see the same modules as of the definition, one at a time and all at once."""
+    model, images = create(name), torch.randn(1, 3, 64, 64)
+    called = {module: set() for module in model.modules() if not isinstance(module, torch.nn.ModuleList)}
+    hooks = [m.register_forward_hook(lambda m, args, out: called[m].add(torch.is_grad_enabled())) for m in called]
+    model(images)
+    with torch.no_grad():
+        model(images)
+    assert all(seen in ({True, False}, set()) for seen in called.values())
+    for hook in hooks:
+        hook.remove()
+    for module, seen in called.items():
+        if seen and not isinstance(module, (torch.nn.Identity, DropPath)):
+            hook = module.register_forward_hook(lambda *args, seen=seen: seen.add("alone"))
+            with torch.no_grad():
+                model(images)
+            hook.remove()
+            assert "alone" in seen
+
+
+class Frozen(torch.nn.Module):
+    """A norm whose statistics stay, as transformers' detectors have it: with neither ``eps`` nor ``training``."""
+
+    def __init__(self, norm: torch.nn.BatchNorm2d):
+        super().__init__()
+        self.scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        self.shift = norm.bias - norm.running_mean * self.scale
+
+    def forward(self, x):
+        return x * self.scale[:, None, None] + self.shift[:, None, None]
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_other_norms_are_not_passed_by(name):
+    model, images = create(name), torch.randn(2, 3, 64, 64)
+    expected = model(images).detach()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()  # the statistics of the batch, though the model evaluates
+    by_batch = model(images).detach()
+    with torch.no_grad():
+        assert close(model(images), by_batch, 1e-5)
+    assert not close(by_batch, expected, 1e-3)
+    model = create(name)
+    expected = model(images).detach()
+    for module in [*model.modules()]:
+        for child, layer in module.named_children():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                setattr(module, child, Frozen(layer))
+    with torch.no_grad():
+        assert close(model(images), expected, 1e-5)
+
+
 @pytest.mark.parametrize("name", ORACLES)
 def test_convolutions_of_training_are_left_where_they_must_be(monkeypatch, name):
     """Inference, autocast, other types and other machines take the plain linear layer."""
@@ -294,6 +384,7 @@ def test_score_behind_the_norm_warns():
         ("test_mat", dict(mixers=("none", "mat")), "four entries"),
         ("test_emsnet", dict(depths=(1, 1, 1)), "four entries"),
         ("test_partialformer", dict(depths=(1, 1, 1)), "four entries"),
+        ("test_emsnet", dict(embed_dims=(64, 128, 200, 300)), "100 channels would have 3 heads"),
         ("test_mat", dict(num_heads=(1, 2, 3, 4)), "num_heads must divide"),
         ("test_partialformer", dict(reading="numbers"), "reading"),
         ("test_partialformer", dict(attention="fg_only", query="learned"), "needs attention='partial'"),

@@ -142,6 +142,14 @@ def pool_whole(x: torch.Tensor, pool: Any) -> torch.Tensor:
     return x / (rows[:, None] * cols)
 
 
+def heads_of(dim: int) -> int:
+    """Heads of 32 channels, or of a few more where 32 does not divide them; raises ValueError if none fit."""
+    heads = max(1, dim // 32)
+    if dim % heads:
+        raise ValueError(f"attention over {dim} channels would have {heads} heads, which do not divide them")
+    return heads
+
+
 class CMHSA(nn.Module):
     """Convolution-based multi-head self-attention (eq. 3.9, 3.10; Fig. 3.4), [B, H, W, C] -> [B, H, W, C].
 
@@ -152,8 +160,8 @@ class CMHSA(nn.Module):
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
         dd: dict[str, Any] = dict(device=device, dtype=dtype)
-        self.num_heads = max(1, dim // 32)
-        self.dwconv = nn.Conv2d(dim, dim, 3, stride=2, padding=1, groups=dim, bias=False, **dd)
+        self.num_heads = heads_of(dim)
+        self.dwconv = nn.Conv2d(dim, dim, 3, stride=2, groups=dim, bias=False, **dd)
         self.attn = pw(dim, 81 * self.num_heads, **dd)  # M of eq. 3.9
         self.v: Any = pw(dim, dim, **dd)  # N of eq. 3.10, pointwise: the same before Unfold as after it
         self.proj = pw(dim, dim, **dd)
@@ -170,8 +178,7 @@ class CMHSA(nn.Module):
         # Padded here and not by the convolution, whose bfloat16 gradient in oneDNN is at times not finite on maps one
         # position wide (torch 2.14).
         pads = (0, 0, 1, after, 1, after)
-        s = F.pad(x, pads).permute(0, 3, 1, 2)
-        s = F.conv2d(s, self.dwconv.weight, stride=2, groups=C).permute(0, 2, 3, 1)
+        s = self.dwconv(F.pad(x, pads).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         h, w = s.shape[1], s.shape[2]
         attn = self.attn(s).view(B, h * w, self.num_heads, 9, 9).softmax(dim=-1)  # eq. 3.9
 
@@ -233,7 +240,7 @@ class GMHSA(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        self.num_heads = max(1, dim // 32)
+        self.num_heads = heads_of(dim)
         self.qkv = pw(dim, 3 * dim, device=device, dtype=dtype)
         self.proj = pw(dim, dim, device=device, dtype=dtype)
 
@@ -459,7 +466,7 @@ class EMSBlock(nn.Module):
         y = self.norm1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + self.drop_path1(self.mixer(y))
         y = self.norm2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        if is_fast_path(x) and not self.training:
+        if is_fast_path(x) and not self.training and self.mlp.is_bare():
             return self.mlp.forward_fast(y, x)
         return x + self.drop_path2(self.mlp(y))
 
@@ -503,7 +510,7 @@ class EMSNet(PyramidBackbone):
 
     Raises:
         ValueError: an unknown ``mixer`` or ``whiten_axis``, shares that do not add up to 1, a switch that the chosen
-            mixer does not have.
+            mixer does not have, channels that the heads do not divide.
     """
 
     def __init__(

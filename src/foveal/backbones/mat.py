@@ -55,7 +55,7 @@ class MATAttention(nn.Module):
         num_heads: heads h.
         window_size: side w of a window.
         mix: exchange information over abstract tokens; False is plain window attention (Table 4.9).
-        abstract_kv: let the abstract token be a key and a value too, as eq. 4.2 reads literally.
+        abstract_kv: the abstract token is a key and a value too, as in eq. 4.2, and as it is: no projection acts on it.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class MATBlock(nn.Module):
             x = self.cpe(x)
             x = x + self.drop_path1(self.attn(self.norm1(x)))
         y = self.norm2(x)
-        if is_fast_path(x) and not self.training:
+        if is_fast_path(x) and not self.training and self.mlp.is_bare():
             return self.mlp.forward_fast(y, x)
         return x + self.drop_path2(self.mlp(y))
 
@@ -310,7 +310,7 @@ class MAT(PyramidBackbone):
         mlp_dwconv: depthwise convolution in the MLP; False is the row "Pure MLP" of Table 4.9.
         patch_embed: ``bilinear``, ``conv`` (3x3) or ``merge`` (2x2 patches); Table 4.9.
         pe_dwconv: residual depthwise convolution in the bilinear patch embedding; False is the text to the letter.
-        abstract_kv: the abstract token is a key and a value too, eq. 4.2 to the letter.
+        abstract_kv: the abstract token is a key and a value too, as in eq. 4.2, but without its projections.
         head_hidden: channels of the 1x1 convolution before pooling.
         drop_path_rate: stochastic depth of the last block, linear from 0 (0.05 in Table 4.10).
         **head: ``num_classes``, ``global_pool``, ``drop_rate`` of ``PyramidBackbone``.

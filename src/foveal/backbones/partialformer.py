@@ -194,19 +194,34 @@ class PartialAttention(nn.Module):
         """What one query reads from the background, Y_B of eq. 5.6, [B, 1, d]."""
         B, N, C = x.shape
         h = self.num_heads
-        w_k, w_v = self.qkv.weight[C : 2 * C].view(h, -1, C), self.qkv.weight[2 * C :].view(h, -1, C)
+        folded, k, v = self.is_foldable(), x, x
+        if not folded:
+            k, v = self.qkv(x)[..., C:].view(B, N, 2, h, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [B, h, N, d_h]
         if self.attention == "bg_mean":
             a = torch.ones_like(x[..., 0]).scatter(1, foreground, 0.0)
             a = (a / a.sum(dim=1, keepdim=True).clamp(min=1)).unsqueeze(1).expand(-1, h, -1)
         else:
-            u = (query.view(B, h, -1).transpose(0, 1) * self.scale) @ w_k  # W_K^T q, [h, B, d]
-            logits = x @ u.permute(1, 2, 0)  # [B, N, h]
+            query = query.view(B, h, -1) * self.scale
+            if folded:
+                u = query.transpose(0, 1) @ self.qkv.weight[C : 2 * C].view(h, -1, C)  # W_K^T q, [h, B, d]
+                logits = x @ u.permute(1, 2, 0)  # [B, N, h]
+            else:
+                logits = (k @ query.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
             # The lowest float16 and not -inf: where every token is foreground (a 1x1 map) the softmax must stay finite.
             index = foreground.unsqueeze(-1).expand(-1, -1, h)
             a = logits.scatter(1, index, -65504.0).softmax(dim=1).transpose(1, 2)
+        if not folded:
+            return (a.unsqueeze(2) @ v).reshape(B, 1, C)
         z = a @ x  # [B, h, d]
-        y = z.transpose(0, 1) @ w_v.transpose(1, 2)  # [h, B, d_h]
+        y = z.transpose(0, 1) @ self.qkv.weight[2 * C :].view(h, -1, C).transpose(1, 2)  # [h, B, d_h]
         return y.transpose(0, 1).reshape(B, 1, C) + self.qkv.bias[2 * C :]
+
+    def is_foldable(self) -> bool:
+        """Whether keys and values are ``qkv``'s weights times the tokens; not where an adapter stands in its place."""
+        if torch.jit.is_scripting():
+            return True
+        else:  # noqa: RET505 - TorchScript would compile what follows a bare return
+            return isinstance(self.qkv, nn.Linear)
 
 
 @notrace
@@ -239,7 +254,7 @@ class PartialBlock(nn.Module):
         tokens = self.attn(self.norm1(x).flatten(1, 2), x.flatten(1, 2))
         x = x + self.drop_path1(tokens.view(x.shape))
         y = self.norm2(x)
-        if is_fast_path(x) and not self.training:
+        if is_fast_path(x) and not self.training and self.mlp.is_bare():
             return self.mlp.forward_fast(y, x)
         return x + self.drop_path2(self.mlp(y))
 

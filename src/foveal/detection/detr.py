@@ -133,7 +133,7 @@ class DETR(SetDetector):
             objects = layer(objects, queries, memory, positions, padding)
             layers.append(self.norm(objects))
         x = torch.stack(layers)
-        return {"logits": self.class_embed(x), "boxes": self.bbox_embed(x).sigmoid(), "sizes": sizes}
+        return {"logits": self.class_embed(x), "boxes": self.bbox_embed(x).float().sigmoid(), "sizes": sizes}
 
     def class_cost(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return -logits.softmax(-1)[..., labels]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._fast import Linear, fused_linear, has_onednn, is_fast_path, notrace
+from ._fast import BARE, Linear, are_bare, fused_linear, has_hooks, has_onednn, is_fast_path, notrace
 
 
 @notrace
@@ -51,9 +51,14 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         positions = x.shape[2] * x.shape[3]
-        if is_fast_path(x) and not self.training and positions > self.conv.weight[0].numel():
+        if is_fast_path(x) and self.is_foldable() and positions > self.conv.weight[0].numel():
             return self.forward_fast(x)
         return self.act(self.norm(self.conv(x)))
+
+    @torch.jit.unused
+    def is_foldable(self) -> bool:
+        """Whether nothing was put in the place of a part or around it, and the norm takes its running statistics."""
+        return are_bare(self.conv, self.norm, self.act) and not self.norm.training
 
     @torch.jit.unused
     def forward_fast(self, x: torch.Tensor) -> torch.Tensor:
@@ -99,6 +104,9 @@ class DepthwiseConv(nn.Conv2d):
         return self._conv_forward(input.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
 
 
+BARE.add(DepthwiseConv)
+
+
 @notrace
 class ResidualDWConv(nn.Module):
     """x + DWConv(x), [B, H, W, C] -> [B, H, W, C]: the conditional positional encoding of CPVT, among others.
@@ -112,11 +120,16 @@ class ResidualDWConv(nn.Module):
         self.pad = kernel_size // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if is_fast_path(x):
+        if is_fast_path(x) and self.is_bare():
             weight = self.conv.weight.clone()
             weight[:, :, self.pad, self.pad] += 1
             return self.conv._conv_forward(x.permute(0, 3, 1, 2), weight, self.conv.bias).permute(0, 2, 3, 1)
         return x + self.conv(x)
+
+    @torch.jit.unused
+    def is_bare(self) -> bool:
+        """Whether nothing was put in the place of the convolution or around it."""
+        return are_bare(self.conv)
 
     @torch.jit.ignore()
     def fuse(self) -> nn.Module:
@@ -147,12 +160,18 @@ class ConvMlp(nn.Module):
         self.fc2 = Linear(hidden, dim, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if is_fast_path(x):
+        if is_fast_path(x) and self.is_bare():
             return self.forward_fast(x, None)
         x = self.fc1(x)
         if self.dwconv is not None:
             x = self.dwconv(x)
         return self.fc2(self.act(x))
+
+    @torch.jit.unused
+    def is_bare(self) -> bool:
+        """Whether nothing was put in the place of a part, around it or around the whole."""
+        parts = (self.fc1, self.act, self.fc2) if self.dwconv is None else (self.fc1, self.dwconv, self.act, self.fc2)
+        return are_bare(*parts) and not has_hooks(self)
 
     @torch.jit.unused
     def forward_fast(self, x: torch.Tensor, shortcut: Optional[torch.Tensor]) -> torch.Tensor:

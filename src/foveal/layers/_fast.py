@@ -57,6 +57,19 @@ def is_fast_path(x: torch.Tensor) -> bool:
     return not torch.is_grad_enabled() and is_plain(x)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something wants to be called with a module: a look at its outputs, pruning, parametrised weights."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def are_bare(*modules: nn.Module) -> bool:
+    """Whether layers are as they were built: a fast path, which reads their weights, would pass by all else.
+
+    Adapters, quantised layers and norms of frozen statistics stand in their place; pruning comes as a hook.
+    """
+    return all(type(module) in BARE and not has_hooks(module) for module in modules)
+
+
 def on_gpu(x: torch.Tensor) -> bool:
     """Whether a tensor lies on a GPU, where a few layers compute their definition in another way in training, too."""
     return x.is_cuda
@@ -126,3 +139,6 @@ class Linear(nn.Linear):
     def forward_fast(self, x: torch.Tensor) -> torch.Tensor:
         """The definition by ``fused_linear``."""
         return fused_linear(x, self.weight, self.bias)
+
+
+BARE: set[type[nn.Module]] = {Linear, nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.GELU, nn.Identity}

@@ -60,20 +60,22 @@ class Pyramid(nn.Module):
         self.body = _create(name, pretrained, {**model_args, "out_indices": places})
         self.architecture, self.model_args = _origin(name, model_args)
         self.channels: list[int] = self.body.feature_info.channels()
-        self.frozen: list[nn.Module] = []
+        self.frozen: list[str] = []
         if frozen_stages:
             stride = 2 ** (1 + frozen_stages)
             if stride not in reductions:
                 raise UserError(f"{name} has maps of strides {reductions}; to freeze {frozen_stages} needs {stride}")
             self.frozen = _freeze(self.body, _behind(whole, reductions.index(stride)))
-        if frozen_bn:
-            self.frozen += [m.requires_grad_(False) for m in self.body.modules() if isinstance(m, _BatchNorm)]
+        self.frozen_bn = frozen_bn
+        for norm in self._norms() if frozen_bn else ():
+            norm.requires_grad_(False)
+        self.train()
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Images [B, 3, H, W] -> a map [B, C, H' / stride, W' / stride] for each stride; H' and W' are padded."""
         # Channels last: PyTorch's convolutions and norms take 10 to 20 % less time on CPU.
         maps = self.body(pad_to_32(images).contiguous(memory_format=torch.channels_last))
-        return [_channels_first(x, channels) for x, channels in zip(maps, self.channels)]
+        return [x.permute(0, 3, 1, 2) for x in maps] if self.body.output_fmt == "NHWC" else maps  # Swin, for one
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations again in the backward pass; raises UserError if the backbone cannot."""
@@ -90,9 +92,14 @@ class Pyramid(nn.Module):
 
     def train(self, mode: bool = True) -> "Pyramid":
         super().train(mode)
-        for module in self.frozen:
-            module.eval()
+        for name in self.frozen:  # names, since BatchNorm over several processes takes the place of modules
+            self.body.get_submodule(name).eval()
+        for norm in self._norms() if self.frozen_bn else ():
+            norm.eval()
         return self
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
 
 
 def pad_to_32(images: torch.Tensor) -> torch.Tensor:
@@ -126,11 +133,6 @@ def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> Any:
     raise UserError(f"{name} takes pictures of one size only")
 
 
-def _channels_first(x: torch.Tensor, channels: int) -> torch.Tensor:
-    """A map [B, C, H, W] from what some backbones (Swin) give as [B, H, W, C]."""
-    return x if x.shape[1] == channels else x.permute(0, 3, 1, 2)
-
-
 def _behind(body: nn.Module, index: int) -> set[str]:
     """Names of the parameters that a map depends on."""
     names, parameters = zip(*body.named_parameters())
@@ -139,12 +141,12 @@ def _behind(body: nn.Module, index: int) -> set[str]:
     return {name for name, gradient in zip(names, gradients) if gradient is not None}
 
 
-def _freeze(body: nn.Module, names: set[str]) -> list[nn.Module]:
-    """Freeze parameters; the modules that have nothing left to train."""
+def _freeze(body: nn.Module, names: set[str]) -> list[str]:
+    """Freeze parameters; names of the modules that have nothing left to train."""
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name not in names)
     return [
-        module
-        for module in body.modules()
+        name
+        for name, module in body.named_modules()
         if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
     ]
