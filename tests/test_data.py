@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -191,6 +192,25 @@ def test_image_folder_holds_out_a_tenth(folder):
     assert all(train.classes[label] == path.parent.name for path, label in zip(train.paths, train.labels, strict=True))
     again = load_data(str(folder))
     assert (again[0].paths, again[1].paths) == (train.paths, val.paths)
+
+
+def test_image_folder_passes_by_what_systems_leave(folder):
+    (folder / "__MACOSX" / "a").mkdir(parents=True)
+    (folder / "a" / ".ipynb_checkpoints").mkdir()
+    for left in ("__MACOSX/a/._00.PNG", "a/._00.PNG", "a/.ipynb_checkpoints/00-checkpoint.PNG"):
+        (folder / left).write_bytes(b"")
+    train, val = load_data(str(folder))
+    assert train.classes == ["a", "b", "c"]
+    assert len(train) + len(val) == 30
+
+
+@pytest.mark.parametrize("other", ["test", "valid"])
+def test_parts_are_no_classes(folder, other):
+    (folder / "b").rename(folder / "train")
+    (folder / "a").rename(folder / other)
+    shutil.rmtree(folder / "c")
+    with pytest.raises(UserError, match=rf"has the parts .*; name two: --data {folder}/train --val-data"):
+        load_data(str(folder))
 
 
 # order and batches

@@ -340,6 +340,7 @@ def test_a_missing_picture_of_a_list_is_found_when_opened(listed):
         ("a.jsonl", '{"image": "a", "label": true}\n', "a.jsonl line 1: label is empty or no text"),
         ("a.jsonl", '{"image": ["a"], "label": 1}\n', "a.jsonl line 1: image is empty or no text"),
         ("a.jsonl", '{"image": "a", "label": 1, "split": "dev"}\n', "a.jsonl line 1: split 'dev'"),
+        ("a.jsonl", '{"image": "\\ud800.png", "label": 1}\n', "a.jsonl line 1: image has half of a character"),
         ("a.jsonl", "", "a.jsonl lists no pictures"),
         ("b.csv", None, "cannot read .*b.csv: No such file"),
     ],

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from foveal._errors import UserError
 from foveal.cli import main
-from foveal.data import Unreadable, decode_mask, load_data, load_parts, load_split, size_problems, write_coco
+from foveal.data import BadImage, Unreadable, decode_mask, load_data, load_parts, load_split, size_problems, write_coco
 from foveal.data.coco import check_mask, read_coco, run_lengths
 
 W, H = 64, 48
@@ -540,6 +540,30 @@ def test_a_tenth_of_the_pictures_is_held_out(tmp_path):
     data["images"], data["annotations"] = data["images"][:1], data["annotations"][:1]
     with pytest.raises(UserError, match="needs two pictures"):
         load_data(str(store(tmp_path, data)), kind="detection")
+
+
+def test_a_picture_of_another_size_is_not_shown_to_a_model(folder):
+    """Its boxes lie elsewhere: a run stops there, or goes on without it."""
+    found = read_coco(store(folder, content()))
+    picture(folder / "a.png", 2 * W, 2 * H)
+    with pytest.raises(BadImage, match=rf"a.png: it is {2 * W}x{2 * H}, its annotation for {W}x{H}"):
+        found.picture(0)
+    assert found.picture(1).size == (W, H)
+
+
+def test_a_cleaned_copy_has_the_classes_that_were_read(folder):
+    data = content()
+    data["categories"].append(data["categories"][0] | {"name": "horse"})
+    found = read_coco(store(folder, data))
+    write_coco(found, folder / "clean.json")
+    assert read_coco(folder / "clean.json").classes == found.classes
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "no-such-encoding"])
+def test_voc_in_another_encoding_is_a_problem(tmp_path, encoding):
+    xml = f'<?xml version="1.0" encoding="{encoding}"?>' + voc_xml(voc_object())
+    with pytest.raises(Unreadable, match=r"a.xml: line 1: no XML in UTF-8: .*encoding"):
+        load_data(str(voc_data(tmp_path, xml)), kind="detection")
 
 
 def test_what_is_skipped_is_listed(folder):

@@ -261,6 +261,14 @@ def test_a_tenth_of_the_pictures_is_held_out(tmp_path):
     assert (len(train), len(val)) == (44, 6)
 
 
+def test_each_part_needs_a_body(folder):
+    """The picture that is held out has none, though the data has some."""
+    data = content()
+    data["annotations"] = [body(11, 2), body(12, 3)]
+    with pytest.raises(UserError, match=r"the tenth that is held out of .* has no body with a marked joint"):
+        load_data(str(store(folder, data)), kind="keypoints")
+
+
 def test_pictures_lie_elsewhere(folder, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()

@@ -2,6 +2,8 @@
 
 import json
 import random
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,35 @@ def test_masks_of_colours_and_palettes(folder):
 def test_what_is_wrong_with_a_mask(folder, damage, expected):
     damage(folder / "masks" / "p2.png")
     assert expected in message_of(folder)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_masks_of_few_bits(folder, bits):
+    """Made by hand: Pillow writes none."""
+    values = np.minimum(quarters(), 2**bits - 1)
+    rows = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(len(values), -1)
+    content = zlib.compress(b"".join(b"\0" + np.packbits(row).tobytes() for row in rows))
+    header = struct.pack(">IIBBBBB", 60, 40, bits, 0, 0, 0, 0)
+    file = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", content), (b"IEND", b"")):
+        file += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    (folder / "masks" / "p0.png").write_bytes(file)
+    data, _ = load_parts(str(folder), kind="segmentation")
+    index = [path.stem for path in data.paths].index("p0")
+    assert np.array_equal(data.annotation(index)["mask"], values)
+
+
+def test_masks_of_0_and_255_are_noticed(folder, capsys):
+    for i in range(4):
+        write(folder, f"p{i}", np.where(quarters() > 0, 255, 0))
+    assert main(["data", "check", str(folder), "--kind", "segmentation"]) == 1
+    assert "all pixels that count are of one class; 255 does not count" in " ".join(capsys.readouterr().out.split())
+    argv = ["quickstart_segmentation", "--data", str(folder), "--model", "test_mat", "--out", str(folder / "run")]
+    assert main(["train", *argv]) == 2
+    assert "in training masks all pixels that count are of one class" in capsys.readouterr().err
+    for i in range(4):
+        write(folder, f"p{i}", np.minimum(quarters(), 1))
+    assert main(["data", "check", str(folder), "--kind", "segmentation"]) == 0
 
 
 def test_a_colour_that_is_not_in_the_list(folder):

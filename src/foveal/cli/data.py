@@ -19,6 +19,7 @@ from ..data import (
     DATASETS,
     FORMATS,
     IGNORED,
+    ONE_CLASS,
     UNLABELLED,
     BadImage,
     Bodies,
@@ -29,6 +30,7 @@ from ..data import (
     Stream,
     Unreadable,
     class_map,
+    is_of_one_class,
     load_parts,
     size_problems,
     write_coco,
@@ -212,8 +214,11 @@ def _segmentation(data: str, part: Any, ignore_index: int, reduce_zero_label: bo
             )
         except BadImage as error:
             problems.append(Problem(Path(data), name, str(error).removeprefix(f"cannot read picture {name}: ")))
+    used = len(part) - len(problems)
+    if is_of_one_class(counts, part.classes):
+        problems.append(Problem(Path(data), "masks", ONE_CLASS))
     return {
-        "pictures": len(part) - len(problems),
+        "pictures": used,
         "pixels_that_do_not_count": int(counts[IGNORED]),
         "classes": {name: int(counts[label]) for label, name in enumerate(part.classes)},
     }, problems

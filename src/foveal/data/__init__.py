@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from .._errors import UserError, first_line, some, unknown
 from ._arrays import ArrayBatches, OnImage
 from ._bodies import Bodies, Crop, MarkedBodies
-from ._class_map import IGNORED, class_map
+from ._class_map import IGNORED, ONE_CLASS, class_map, is_of_one_class
 from ._decode import BadImage, decode_image, decoder, open_image
 from ._objects import Marked, Objects, Problem, Unreadable, decode_mask, read_text, run_length_code, size_problems
 from ._pictures import (
@@ -52,6 +52,7 @@ __all__ = [
     "DATASETS",
     "FORMATS",
     "IGNORED",
+    "ONE_CLASS",
     "SUFFIXES",
     "UNLABELLED",
     "VIDEO_SUFFIXES",
@@ -90,6 +91,7 @@ __all__ = [
     "decode_mask",
     "decoder",
     "fitted",
+    "is_of_one_class",
     "load_data",
     "load_parts",
     "load_split",
@@ -242,8 +244,10 @@ def load_data(
     if isinstance(train, (Marked, Masked)):
         return hold_out_tenth(train, name)
     if isinstance(train, MarkedBodies):
-        part, held_out = hold_out_tenth(train.marked, name)
-        return MarkedBodies(part), MarkedBodies(held_out)
+        parts = [MarkedBodies(part) for part in hold_out_tenth(train.marked, name)]
+        for what, part in zip(("what is left of", "the tenth that is held out of"), parts):
+            _check_some(f"{what} {name}", part)
+        return parts[0], parts[1]
     if not isinstance(train, Divisible):
         raise UserError(f"{name} has no validation part; --val-data names one")
     return hold_out(train, f"class folder {Path(name)}/" if Path(name).is_dir() else f"{name}: class ")

@@ -7,6 +7,7 @@ import numpy as np
 from ._decode import BadImage
 
 IGNORED = 255  # the class of pixels that do not count, behind ``class_map``
+ONE_CLASS = "all pixels that count are of one class; 255 does not count, so two classes are 0 and 1, not 0 and 255"
 
 
 def class_map(
@@ -41,3 +42,8 @@ def class_map(
         more = "" if reduce_zero_label else "; give --reduce-zero-label if 0 means that a pixel does not count"
         raise BadImage(name, f"its mask has the value {odd}, and classes are {first} to {last}{more}")
     return np.where(counts, mask - first, IGNORED).astype(np.uint8)
+
+
+def is_of_one_class(counts: np.ndarray, classes: Sequence[str]) -> bool:
+    """Whether ``counts`` of each value in class maps [256] have some that do not count, and one class of several."""
+    return bool(counts[IGNORED]) and len(classes) > 1 and int((counts[:IGNORED] > 0).sum()) == 1

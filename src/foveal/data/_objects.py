@@ -142,7 +142,12 @@ class Marked(Pictures):
         return len(self.objects)
 
     def picture(self, index: int) -> Image.Image:
-        return open_image(self.paths[index])
+        picture, size = open_image(self.paths[index]), self.objects[index].size
+        if size not in (None, (picture.height, picture.width)):
+            raise BadImage(
+                self.paths[index], f"it is {picture.width}x{picture.height}, its annotation for {size[1]}x{size[0]}"
+            )
+        return picture
 
     def name(self, index: int) -> str:
         return str(self.paths[index])

@@ -100,15 +100,15 @@ class Stream(ABC):
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
-    """Those of some paths whose suffix is a picture's, sorted."""
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+    """Those of some paths whose suffix is a picture's, sorted; hidden ones, which macOS leaves, are none."""
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
 
 
 def class_order(names: Iterable[str]) -> list[str]:
     """Sorted names without repetition: as numbers if all are whole numbers."""
     distinct = set(names)
-    numeric = all(name.isdecimal() for name in distinct)
-    return sorted(distinct, key=lambda name: (int(name), name) if numeric else name)
+    numeric = all(name.isascii() and name.isdecimal() for name in distinct)
+    return sorted(distinct, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name) if numeric else name)
 
 
 def hold_out_tenth(pictures: Any, place: str) -> tuple[Any, Any]:

@@ -145,7 +145,7 @@ def write_coco(data: Marked, file: Path) -> None:
         UserError: it exists, or cannot be written.
     """
     source: dict[str, Any] = _load(data.file) if data.file is not None else {key: [] for key in LISTS}
-    known = {_key(entry, "id"): entry for entry in source["categories"]}
+    known = {_key(entry, "id"): entry for entry in reversed(source["categories"])}  # the first of an id
     categories = [{"id": i, "name": name} | known.get(i, {}) for i, name in zip(data.category_ids, data.classes)]
     images, annotations = [], []
     for number, (path, objects) in enumerate(zip(data.paths, data.objects), start=1):

@@ -60,6 +60,11 @@ def image_folder(name: str) -> tuple[PictureFiles, PictureFiles | None]:
     root = Path(name)
     if not root.is_dir():
         raise UserError(f"no such folder: {root}")
+    names = {path.name for path in root.iterdir() if path.is_dir() and not _is_left_over(path.name)}
+    if "train" in names and len(names) > 1 and names <= {"train", "test", "valid", "validation"}:
+        raise UserError(
+            f"{root} has the parts {', '.join(sorted(names))}; name two: --data {root}/train --val-data {root}/PART"
+        )
     if not ((root / "train").is_dir() and (root / "val").is_dir()):
         return _scan(root), None
     train, val = _scan(root / "train"), _scan(root / "val")
@@ -71,10 +76,11 @@ def image_folder(name: str) -> tuple[PictureFiles, PictureFiles | None]:
 
 def _scan(root: Path) -> PictureFiles:
     """Pictures by class, in the order of their names."""
-    classes = class_order(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = class_order(path.name for path in root.iterdir() if path.is_dir() and not _is_left_over(path.name))
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = picture_files((root / name).rglob("*"))
+        inside = ((path, path.relative_to(root).parts) for path in (root / name).rglob("*"))
+        found = picture_files(path for path, parts in inside if not any(map(_is_left_over, parts)))
         if not found:
             raise UserError(f"class folder {root / name} has no pictures ({', '.join(SUFFIXES)})")
         paths += found
@@ -83,3 +89,8 @@ def _scan(root: Path) -> PictureFiles:
         paths = picture_files(root.iterdir())
         labels = [UNLABELLED] * len(paths)
     return PictureFiles(classes, paths, labels)
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether a file or folder is what macOS or Jupyter leaves between pictures."""
+    return name.startswith(".") or name == "__MACOSX"

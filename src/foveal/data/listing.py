@@ -105,4 +105,6 @@ def _text(where: str, record: dict, key: str) -> str:
         raise UserError(f"{where}: {key} is empty or no text")
     if "\0" in value:
         raise UserError(f"{where}: {key} has a null character")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{where}: {key} has half of a character")
     return value.strip()

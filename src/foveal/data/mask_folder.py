@@ -138,7 +138,10 @@ def read_mask(path: Path, colours: np.ndarray | None = None) -> np.ndarray:
             return np.asarray(image).astype(np.uint8)
         if image.mode not in ("L", "P", "I", "I;16"):
             raise BadImage(path, f"mode {image.mode} has no classes; expected 8 or 16 bits a pixel, or a palette")
-        return np.asarray(image)
+        step = (
+            {"L;2": 85, "L;4": 17}.get(str(image.tile[0].args), 1) if image.mode == "L" else 1
+        )  # Pillow spreads those
+        return np.asarray(image) // step
 
 
 def _by_colour(pixels: np.ndarray, path: Path, colours: np.ndarray | None) -> np.ndarray:
@@ -151,7 +154,7 @@ def _by_colour(pixels: np.ndarray, path: Path, colours: np.ndarray | None) -> np
     if odd.any():
         red, green, blue = pixels[odd][0]
         raise BadImage(path, f"the colour {red} {green} {blue} is not in {CLASSES}")
-    return order[places].astype(np.uint8 if len(order) < 256 else np.int32)
+    return order[places].astype(np.uint8)
 
 
 def _part(images: Path, masks: Path, classes: list[str], colours: np.ndarray | None) -> Masked:

@@ -224,5 +224,7 @@ def parse(file: Path) -> Node:
     except expat.ExpatError as error:
         where = f"line {error.lineno}, column {error.offset + 1}"
         raise Unreadable(file, where, f"no XML: {expat.ErrorString(error.code)}") from None
+    except (LookupError, ValueError) as error:  # encodings of several bytes, and unknown ones
+        raise Unreadable(file, "line 1", f"no XML in UTF-8: {error}") from None
     except Wrong as error:
         raise Unreadable(file, "line 1", f"no annotation: {error}") from None

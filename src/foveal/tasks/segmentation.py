@@ -4,18 +4,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .._errors import UserError
 from .._views import AT_ONCE, Views
-from ..data import IGNORED, MaskAugment, MaskTransform, stack_masked
+from ..data import (
+    IGNORED,
+    ONE_CLASS,
+    BadImage,
+    MaskAugment,
+    MaskTransform,
+    class_map,
+    is_of_one_class,
+    stack_masked,
+)
 from ..metrics import MeanIoU
 from ..necks import Registry
 from ..segmentation import SEGMENTERS, Segmenter
 from ._task import Card
 from ._transfer import Trained, Transfer, TransferArgs, load_model, summed
 
+CHECKED = 32  # masks of a part, spread over it
 PYTHON = """\
 from foveal import load_segmenter
 from PIL import Image
@@ -63,6 +75,20 @@ class Segmentation(Transfer):
     stack = staticmethod(stack_masked)
     args: SegmentationArgs
     model: Segmenter
+
+    def check(self, data: Any, train: bool) -> None:
+        """Masks of 0 and 255 would have one class, and be learned to the end."""
+        counts = np.zeros(IGNORED + 1, np.int64)
+        for index in range(0, len(data), max(1, len(data) // CHECKED)):
+            try:
+                mask = data.annotation(index)["mask"]
+                labels = self.args.ignore_index, self.args.reduce_zero_label
+                classes = class_map(mask, mask.shape, data.name(index), len(data.classes), *labels)
+            except BadImage:  # which the loader says, or passes by
+                continue
+            counts += np.bincount(classes.ravel(), minlength=IGNORED + 1)
+        if is_of_one_class(counts, data.classes):
+            raise UserError(f"in {'training' if train else 'validation'} masks {ONE_CLASS}")
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "mask": B of [H, W]} -> {"loss": scalar, and the parts of it}."""
