@@ -45,16 +45,17 @@ def capturing(model: nn.Module, layers: Iterable[str], graph: bool = False) -> I
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, output: Any = None) -> None:
             output = args if name.endswith(INPUT) else output
             output = output[0] if isinstance(output, (list, tuple)) else output
             if isinstance(output, torch.Tensor):
                 seen.pop(name, None)
-                seen[name] = output if graph else output.detach()
+                seen[name] = (output if graph else output.detach()).clone()  # what follows may write into it
 
-        return hook
+        module = model.get_submodule(module_name(name))
+        return (module.register_forward_pre_hook if name.endswith(INPUT) else module.register_forward_hook)(hook)
 
-    handles = [model.get_submodule(module_name(name)).register_forward_hook(keep(name)) for name in layers]
+    handles = [keep(name) for name in layers]
     try:
         yield seen
     finally:

@@ -1,5 +1,6 @@
 """What is analyzed: models by name, and the pictures that they see."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def load_subject(model: str | nn.Module | Subject, setting: Setting) -> Subject:
         return model
     size = None if setting.size is None else (setting.size[0], setting.size[-1])
     if isinstance(model, nn.Module):
-        name, weights, built = type(model).__name__, "as given", model
+        name, weights, built = type(model).__name__, "as given", copy.deepcopy(model)
     else:
         name, built = model, _build(model, setting, size)
         weights = f"random, seed {setting.seed}"

@@ -238,6 +238,11 @@ class Interaction(Result):
         return {"": figure}
 
 
+def part_file(folder: Path, name: str) -> Path:
+    """Where the measurement of a model is kept until it is whole."""
+    return folder / f"interaction_{slug(name)}.part"
+
+
 def interaction(
     models: Sequence[str | nn.Module | Subject],
     *,
@@ -295,7 +300,7 @@ def interaction(
             labels,
             sampling,
             batch=setting.batch,
-            part=None if parts is None else parts / f"interaction_{slug(subject.name)}.part",
+            part=None if parts is None else part_file(parts, subject.name),
             identity=fingerprint(model, images),
             progress=among(progress, past, len(subjects) - k),
         )

@@ -30,7 +30,6 @@ from ..layers import (
     Stage,
     four_stages,
     has_symbols,
-    init_projection,
     is_exporting,
     is_fast_path,
     notrace,
@@ -567,15 +566,18 @@ class EMSNet(PyramidBackbone):
 
 
 def _init_weights(module: nn.Module) -> None:
+    """Keep the variance: up to eight layers follow one another without a norm, and small weights would multiply."""
     if isinstance(module, Propagation):
         nn.init.ones_(module.weight)  # starts as nearest-neighbour upsampling
     elif isinstance(module, CoordinateDWConv):
-        nn.init.kaiming_normal_(module.weight_w, mode="fan_out", nonlinearity="linear")
-        nn.init.kaiming_normal_(module.weight_h, mode="fan_out", nonlinearity="linear")
+        nn.init.normal_(module.weight_w, std=3**-0.5)
+        nn.init.normal_(module.weight_h, std=3**-0.5)
     elif isinstance(module, nn.Conv2d) and module.groups > 1:
         nn.init.normal_(module.weight, std=(2.0 / module.weight[0].numel()) ** 0.5)
     elif isinstance(module, (nn.Linear, nn.Conv2d)):
-        init_projection(module)
+        nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 default_cfgs = _timm.default_cfgs("stem.0.conv", "emsnet_xxtiny", "emsnet_xtiny", "emsnet_tiny", "test_emsnet")

@@ -43,7 +43,7 @@ class Setting:
         device: as torch names it.
         runtimes: keys of ``RUNTIMES``; each model is measured in each, exported ones in float32 inference on the CPU.
         reparam: fuse layers for inference, by timm's ``reparameterize_model``; exported models are in any case.
-        fixed: export for images of that size and batch alone; otherwise all three are free.
+        fixed: export for one image of that size; otherwise batch, height and width are free.
         channels_last: give weights and images that memory format in PyTorch.
         grad_checkpointing: compute activations again in the backward pass; in training only.
         rounds: timed calls of each model.

@@ -20,6 +20,7 @@ from .._errors import unknown
 from .._models import weights_folder
 from ..analysis import ANALYSES, Report, Result, Setting, Subject, load_subject, report
 from ..analysis._result import check_new, new_figure
+from ..analysis.interaction import part_file
 from . import FLAGS
 from ._load import check_device, kind_of, load_model
 
@@ -59,8 +60,8 @@ def parse(argv: list[str]) -> int:
     with shown(what) as progress:
         result = function(models, **values, progress=progress)
     files = result.write(out)
-    for part in out.glob("*.part"):
-        part.unlink()
+    for model in models if "parts" in values else ():
+        part_file(out, model if isinstance(model, str) else model.name).unlink(missing_ok=True)
     show(result)
     for note in result.notes():
         print(note)

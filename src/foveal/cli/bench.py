@@ -82,7 +82,7 @@ def main(
         runtime: where the models run, with commas between: eager, compile (torch.compile), onnxruntime, openvino; the
             last two run what foveal export writes, not compared here.
         reparam: fuse layers for inference first, as timm's reparameterize_model does; exported models are in any case.
-        fixed: export for images of that size and batch alone; otherwise all three are free.
+        fixed: export for one image of that size; otherwise batch, height and width are free.
         channels_last: give weights and images that memory format.
         grad_checkpointing: with --train, compute activations again in the backward pass.
         data: with --train, measure beside the models how fast pictures come: a data set's name or a folder.
@@ -101,6 +101,8 @@ def main(
         raise UserError(f"size takes one or two numbers, got {len(size)}")
     if batch is None:
         batch = 32 if train else 1
+    if fixed and batch != 1:
+        raise UserError(f"--fixed is for one image at a time, and the batch is {batch}")
     given = [
         ("size", min(size), 1),
         ("batch", batch, 1),

@@ -125,8 +125,12 @@ def _pictures(
 ) -> tuple[list[Image.Image], list[Image.Image], list[int]]:
     """Pictures to calibrate with, others to compare on, and the labels of these where they are classes of the model."""
     if data is None:
-        found = [open_image(path) for path, _ in find_files(images, SUFFIXES)] if images else built_in(PICTURES)
-        return found[:CALIBRATION], found[:EVALUATION], []
+        if not images:
+            found = built_in(PICTURES)
+        else:
+            files = [path for path, _ in find_files(images, SUFFIXES)]
+            found = [open_image(files[index]) for index in _spread(len(files), EVALUATION)]
+        return [found[index] for index in _spread(len(found), CALIBRATION)], found, []
     split: Any = load_split(data, root, kind=source.task)
     train: Any = load_parts(data, root, kind=source.task)[0] or split
     if not all(hasattr(part, "picture") for part in (split, train)):

@@ -74,6 +74,9 @@ def export(
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         files = target.convert(prepared, Path(folder) / path.name, text_of(prepared, target, options), options)
         parity = _parity(prepared, target, files[0], options, pictures) if target.runs_here else None
+        for place in (out / file.name for file in files):
+            if place.exists():
+                raise UserError(f"{place} exists; nothing was overwritten")
         moved = [Path(shutil.move(file, out / file.name)) for file in files]
     return Exported(target.name, options.dtype, moved, parity, time.perf_counter() - started)
 

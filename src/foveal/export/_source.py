@@ -157,16 +157,20 @@ def _transfer(trained: Any, kind: str, decoding: dict[str, Any]) -> Source:
     )
 
 
+LOCAL = "local-dir:"  # timm's prefix of a folder
+
+
 def _plain(name: str) -> str:
     """The last part of a folder's path: where it lay on a machine is nobody's business."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    folder = Path(name.removeprefix(LOCAL))
+    return folder.resolve().name if folder.is_dir() else name
 
 
 def _epoch(name: str) -> int | None:
     """The epoch of a run's best weights, as its log says."""
-    if not Path(name).is_dir():
+    if not Path(name.removeprefix(LOCAL)).is_dir():
         return None
-    folder = weights_folder(Path(name))
+    folder = weights_folder(Path(name.removeprefix(LOCAL)))
     log = folder.parent / "metrics.jsonl"
     if folder.name != "best" or not log.is_file():
         return None

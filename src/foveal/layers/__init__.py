@@ -2,7 +2,7 @@
 
 from ._conv import ConvMlp, ConvNorm, DepthwiseConv, ResidualDWConv
 from ._fast import Linear, has_symbols, is_exporting, is_fast_path, notrace, on_gpu
-from ._init import init_projection, init_tokens
+from ._init import init_tokens
 from ._pyramid import PyramidBackbone, Stage, four_stages
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Stage",
     "four_stages",
     "has_symbols",
-    "init_projection",
     "init_tokens",
     "is_exporting",
     "is_fast_path",

@@ -67,12 +67,13 @@ def whole(
 
     Args:
         config: ``image_size``, the shorter side, ``max_size``, the longest, ``square`` and ``pad``: the picture is
-            squeezed into a square, sides are rounded up to multiples of a number of pixels, with zeros.
+            squeezed into a square, or into ``fixed``; sides are rounded up to multiples of a number of pixels, with
+            zeros.
         fixed: height and width, if images can have no others; the picture is made to fit into them.
     """
     size = picture.height, picture.width
     if config["square"]:
-        h = w = config["image_size"]
+        h, w = fixed or (config["image_size"], config["image_size"])
     elif fixed is not None:
         scale = min(fixed[0] / size[0], fixed[1] / size[1])
         h, w = (min(most, max(1, round(side * scale))) for side, most in zip(size, fixed))

@@ -26,7 +26,7 @@ class KeypointModel(Model):
     needs = ("heatmaps",)
 
     def _read(self) -> None:
-        _, height, width = self.config["input_size"]
+        height, width = self.file.size or self.config["input_size"][1:]
         self.size, self.padding = (int(height), int(width)), float(self.config["padding"])
         self.config |= dict(max_size=self.size[0], image_size=self.size[1], flip_test=bool(self.decoding["flip_test"]))
         self.fill = tuple(round(255 * value) for value in self.mean)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .._errors import UserError, does_not_run, first_line
+from .._errors import UserError, does_not_run, first_line, some
 from .._models import create_model
 from ..bench import Setting, environment, forward_pass, interleave, num_threads, ratio, synchronizer, training_step
 from ..engine import Run
@@ -87,12 +87,15 @@ def measure(
 
     Raises:
         UserError: a row that cannot be built or run, no memory for all of them at once, a batch where there is no
-            training step.
+            training step, a file that has more rows.
     """
     runs = {name: study.runs[name] for name in names}
     classifiers = all(isinstance(run.task, ClassificationArgs) for run in runs.values())
     if batch is not None and not classifiers:
         raise UserError("batch is for training steps, which are measured of classifiers only")
+    file = evidence / study.name / MEASURED
+    if more := [name for name in _rows(file) if name in study.runs and name not in runs]:
+        raise UserError(f"{file} has more rows ({some(more, 4)}): measure all, or choose another --evidence")
     batch = (batch or runs[names[0]].batch_size) if classifiers else None
     base = Setting(device=device)
     latency = _ratios(runs, base, progress)
@@ -103,10 +106,17 @@ def measure(
     }
     made = dict(first=names[0], batch=batch, rounds=ROUNDS, threads=base.threads, device=device)
     made |= {"environment": environment(base), "rows": rows}
-    file = evidence / study.name / MEASURED
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(made, indent=1) + "\n")
     return file
+
+
+def _rows(file: Path) -> list[str]:
+    """Names of the rows that a file has, if there is one that can be read."""
+    try:
+        return [*json.loads(file.read_text())["rows"]]
+    except (OSError, KeyError, RecursionError, TypeError, ValueError):
+        return []
 
 
 def measured(study: Study, evidence: Path) -> Measured | None:

@@ -182,7 +182,7 @@ function centre(picture, H, W, fill) {
 export function whole(picture, config, fixed) {
   let h, w;
   if (config.square) {
-    h = w = config.image_size;
+    [h, w] = fixed ?? [config.image_size, config.image_size];
   } else if (fixed) {
     const scale = Math.min(fixed[0] / picture.height, fixed[1] / picture.width);
     h = Math.min(fixed[0], Math.max(1, round(picture.height * scale)));

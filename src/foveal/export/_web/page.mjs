@@ -20,7 +20,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 const [, , H, W] = about.inputs[0].shape;
 const fixed = typeof H === "number" && typeof W === "number" ? [H, W] : null; // where images can have no other size
-if (about.task === "classification" && fixed) seen.input_size = [3, H, W];
+if (seen.input_size && fixed) seen.input_size = [3, H, W];
 
 /** What each task makes of a picture (``run``), and what it says and draws of that (``show``), in a unit of lines. */
 const TASKS = {
@@ -107,6 +107,7 @@ const task = TASKS[about.task];
 let session;
 let last; // the picture that is shown, its bitmap, and what was found in it
 let live = null; // the camera's stream
+let starting = false; // while a person is asked for it
 let busy = Promise.resolve();
 
 async function infer(image, height, width) {
@@ -310,7 +311,14 @@ $("file").addEventListener("change", (event) => {
   if (file) take(file);
   event.target.value = ""; // so that the same file can be chosen again
 });
-$("camera").addEventListener("click", () => (live ? stop() : after(start).then(stop)));
+$("camera").addEventListener("click", async () => {
+  if (live) return stop();
+  if (starting) return; // a person is still asked
+  starting = true;
+  await after(start);
+  starting = false;
+  stop();
+});
 $("threshold").addEventListener("input", (event) => {
   $("threshold-value").textContent = Number(event.target.value).toFixed(2);
   if (last) show();
