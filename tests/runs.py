@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -139,7 +140,8 @@ def state(out: Path) -> dict:
 def lines(out: Path) -> list[dict]:
     """The epochs' figures, without those that are times."""
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in read]
+    kept = [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in read]
+    return [{k: math.nan if v is None else v for k, v in line.items()} for line in kept]
 
 
 def same(a, b) -> bool:

@@ -107,6 +107,28 @@ def test_capturing_runs_the_definition_and_leaves_nothing(pictures):
     assert torch.allclose(recorded, before, atol=1e-5)
 
 
+def test_capturing_keeps_what_is_written_over():
+    """resnet18 computes in place: a norm's output is gone behind the activation, and so is the activation's input."""
+    model = timm.create_model("resnet18").eval()
+    torch.nn.init.ones_(model.layer1[0].bn1.bias)
+    images, norm = torch.randn(2, 3, 64, 64), []
+    handle = model.layer1[0].bn1.register_forward_hook(lambda module, args, out: norm.append(out.clone()))
+    with torch.no_grad(), capturing(model, ["layer1.0.bn1", "layer1.0.bn2", "layer1.0.act1:input"]) as seen:
+        model(images)
+    handle.remove()
+    assert norm[0].min() < 0
+    assert torch.equal(seen["layer1.0.bn1"], norm[0])
+    assert torch.equal(seen["layer1.0.act1:input"], norm[0])
+    assert not seen["layer1.0.bn2"].any()  # as timm begins with it
+
+
+def test_a_given_model_stays_as_it_was():
+    model = timm.create_model("test_mat").train()
+    fourier([model], setting=SMALL)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 # fourier
 
 

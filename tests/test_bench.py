@@ -448,7 +448,12 @@ def test_runtimes_stand_side_by_side():
         (["--runtime", "onnx"], "unknown runtime 'onnx'; nearest: onnxruntime"),
         (["--runtime", "eager,openvino", "--train"], "openvino is measured in float32 inference on the CPU"),
         (["--runtime", "onnxruntime", "--dtype", "bfloat16"], "onnxruntime is measured in float32 inference"),
+        (["--train", "--data", "fashion", "--recipe", "quickstart_detection"], "a recipe of another task"),
         (["--fixed"], "--fixed has no effect without a runtime of exported models"),
+        (
+            ["--fixed", "--batch", "8", "--runtime", "onnxruntime"],
+            "--fixed is for one image at a time",
+        ),
     ],
 )
 def test_runtimes_that_are_refused(argv, message, capsys):

@@ -3,9 +3,11 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,7 +18,7 @@ from foveal.keypoints import ESTIMATORS
 from foveal.metrics.coco import CocoAP
 from foveal.necks import Registry
 from foveal.segmentation import SEGMENTERS
-from foveal.tasks import load_detector
+from foveal.tasks import DetectionArgs, load_detector
 from runs import execute, execute_all, lines, same, state, weights, without_compiler
 
 FIGURES = {"scenes:24x64": "figures:15x64", "scenes:16x64": "figures:10x64"}  # as many bodies, or one more
@@ -268,6 +270,40 @@ def test_what_is_frozen_stays(name, tmp_path):
     assert stem <= same
     assert last
     assert not last & same
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--layer-decay", "0.5"], "layer-decay has no effect here: timm knows no layers of this model"),
+        (["--model", "DETECTOR"], "DETECTOR holds no classifier, but a model for detection; to go on from one"),
+        (["--data", "nothing.json", "--val-data", "nothing.json"], "AP has no value: no validation picture could be"),
+    ],
+)
+def test_what_a_detector_cannot_be_trained_with(extra, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = DetectionArgs(model="test_mat", image_size=64, max_size=80, detector_args=NARROW)
+    task = args.build(SimpleNamespace(classes=["a", "b"]))
+    (tmp_path / "DETECTOR").mkdir()
+    save_file(task.model.state_dict(), tmp_path / "DETECTOR" / "model.safetensors")
+    task.write_config(tmp_path / "DETECTOR" / "config.json")
+    images = [dict(id=i, file_name=f"{i}.png", height=64, width=80) for i in range(4)]
+    for image in images:
+        Image.new("RGB", (80, 64)).save(tmp_path / image["file_name"])
+    content = dict(images=images, annotations=[], categories=[dict(id=1, name="a")])
+    (tmp_path / "nothing.json").write_text(json.dumps(content))
+    assert main(["train", *small_run("retinanet", tmp_path / "run", "--mosaic", "0", *extra)]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_warm_up_that_never_ends_is_said(tmp_path, capsys):
+    extra = ["--warmup-epochs", "0", "--warmup-steps", "500", "--epochs", "1"]
+    assert main(["train", *small_run("retinanet", tmp_path / "run", *extra)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the warm-up of 500 steps is longer than the run of 4" in said
+    figures = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert None in figures.values()
+    json.loads((tmp_path / "run" / "best" / "run.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_an_error_of_batch_norm_is_one_line(tmp_path, capsys):

@@ -22,6 +22,7 @@ from torch import nn
 from conftest import randomize
 from foveal import runtime
 from foveal.metrics import Accuracy, Calibration, ClassificationReport, RealLabels, draw_confusion
+from foveal.tasks import ClassificationArgs
 from foveal.tasks._classifier import Preprocessing, load_classifier
 from runs import foveal_command
 
@@ -466,6 +467,19 @@ def test_predict_takes_onnx(onnx_files):
     assert lines[0]["labels"][0]["score"] == pytest.approx(lines[1]["labels"][0]["score"], rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "test_mat"])
+def test_pictures_are_cut_as_in_the_validation_of_the_run(name, tmp_path):
+    """resnet18 has another crop for tests than for training, which is not what the run looked at."""
+    data = SimpleNamespace(classes=["a", "b"])
+    task = ClassificationArgs(model=name, image_size=32, crop_pct=0.5).build(data)
+    save_file(task.model.state_dict(), tmp_path / "model.safetensors")
+    task.write_config(tmp_path / "config.json")
+    ours, theirs = task.transform(train=False), load_classifier(str(tmp_path)).transform()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8))
+    assert torch.equal(ours({"image": picture}, dict)["image"], theirs(picture))
+    assert "crop_mode" in task.data_config()
+
+
 def test_scores_keep_the_order_of_logits(place):
     classifier = load_classifier(str(place / "named"))
     logits = torch.tensor([[30.0, 30.000002, 0, 0, 0, 0, 0]])
@@ -527,6 +541,7 @@ def here(place, tmp_path, monkeypatch, onnx_files):
     (tmp_path / "short.txt").write_text("0\n" * 27)
     (tmp_path / "devkit.txt").write_text("7\n" * 28)
     (tmp_path / "odd.txt").write_text("amber\nmauve\n" * 14)
+    (tmp_path / "twice.txt").write_text("".join(f"{name}/{i}.png {name}\n" for name in COLOURS for i in range(6)))
     (tmp_path / "void.txt").write_text("")
     (tmp_path / "short.json").write_text(json.dumps([[0]] * 27))
     (tmp_path / "flat.json").write_text(json.dumps([0] * 28))
@@ -563,6 +578,7 @@ def here(place, tmp_path, monkeypatch, onnx_files):
         ("named --data data --root empty", "--root has no effect"),
         ("named --data three", "named has 7 classes, the data 3: amber, blue, cyan"),
         ("named --data green", "only named has gold; only the data green"),
+        ("named --data data --labels twice.txt", "pictures of data are called 0.png; twice.txt goes by names without"),
         ("named --data flat", "flat has no class folders; --labels names a file"),
         ("named --data flat --labels none.txt", "no such file: none.txt"),
         ("named --data flat --labels short.txt", "short.txt has no label for flat/ILSVRC2012_val_00000028.JPEG"),

@@ -409,6 +409,12 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "pose" / "model.safetensors").write_bytes(b"")
     assert main(["export", str(tmp_path / "pose")]) == 2
     assert "unknown task 'pose'" in capsys.readouterr().err
+    (tmp_path / "test_mat.bin").write_text("mine")
+    argv = ["export", "test_mat", "--random-weights", "--size", "64", "--to", "openvino", "--out", str(tmp_path)]
+    assert main(argv) == 2
+    assert "test_mat.bin exists; nothing was overwritten" in capsys.readouterr().err
+    assert (tmp_path / "test_mat.bin").read_text() == "mine"
+    assert not (tmp_path / "test_mat.xml").exists()
     assert main([*argv[:-1], str(tmp_path / "test_mat_fixed.pt2")]) == 2
     assert "test_mat_fixed.pt2: File exists" in capsys.readouterr().err
 

@@ -60,7 +60,18 @@ def imports(path: Path) -> set[str]:
                 found |= {names[1]} if len(names) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("foveal.")}
-    return found - {room, "_classes", "_draw", "_errors", "_machine", "_models", "_views", "_weights", "__version__"}
+    return found - {
+        room,
+        "_classes",
+        "_draw",
+        "_errors",
+        "_json",
+        "_machine",
+        "_models",
+        "_views",
+        "_weights",
+        "__version__",
+    }
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

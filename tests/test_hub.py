@@ -3,6 +3,7 @@
 import base64
 import http.server
 import json
+import shutil
 import sys
 import threading
 from types import SimpleNamespace
@@ -106,11 +107,15 @@ def test_card_is_a_function_of_its_arguments():
     assert "87.65" not in card(figures={"epoch": 1, "top1": 12.5})
 
 
-def test_card_names_where_training_started():
+def test_card_names_where_training_started(tmp_path, monkeypatch):
     task = RUN["run"]["task"] | {"pretrained": True}
     assert "the weights of test_mat" in card(run=RUN | {"run": RUN["run"] | {"task": task}})
     task = RUN["run"]["task"] | {"model": "runs/before"}
     assert "the weights of before" in card(run=RUN | {"run": RUN["run"] | {"task": task}})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    task = RUN["run"]["task"] | {"model": "mine"}
+    assert "the weights of mine" in card(run=RUN | {"run": RUN["run"] | {"task": task}})
 
 
 def test_front_matter_is_what_the_hub_reads():
@@ -210,6 +215,14 @@ def test_push_sends_the_folder_and_nothing_else(hub, run):
     assert hub.created["visibility"] == "private"
     assert all(token == "Bearer hf_secret" for path, token in hub.asked if path.startswith("/api/"))
     assert "hf_secret" not in answer.out
+
+
+def test_what_to_do_with_another_task_is_said(hub, run, tmp_path):
+    shutil.copytree(run / "best", tmp_path / "best")
+    config = json.loads((tmp_path / "best" / "config.json").read_text()) | {"task": "detection"}
+    (tmp_path / "best" / "config.json").write_text(json.dumps(config))
+    answer = foveal_command("push", tmp_path, "me/model")
+    assert "next: hf download me/model --local-dir FOLDER, then import foveal; foveal.load_detector(" in answer.out
 
 
 def test_push_to_a_branch(hub, run):

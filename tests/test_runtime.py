@@ -93,6 +93,25 @@ def test_a_fixed_size_shows_the_whole_picture(pictures):
         assert not image[:, :, w:].any()
 
 
+def test_a_fixed_size_is_that_of_squeezed_pictures(pictures):
+    config = dict(image_size=96, max_size=96, square=True, pad=1)
+    for picture in pictures:
+        image, part = whole(picture, config, (64, 80), MEAN, STD)
+        assert image.shape == (3, 64, 80)
+        assert part == (64, 80)
+
+
+def test_a_keypoint_estimator_of_another_size_than_it_was_trained_at(pictures, tmp_path, capsys):
+    save_keypoints(tmp_path / "run")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "run"), "--fixed", "--size", "96", "64", "--out", str(out)]) == 0
+    (file,) = out.glob("*.onnx")
+    model = runtime.load(str(file), "keypoints")
+    assert model.size == (96, 64)
+    (found,) = model.estimate(pictures[0], [[0, 0, 60, 90]])
+    assert np.isfinite(found["keypoints"]).all()
+
+
 def test_a_keypoint_estimator_sees_what_it_is_trained_on(pictures, files):
     model = runtime.load(str(files / "keypoints.onnx"))
     theirs = JointTransform(size=model.size, mean=model.mean, std=model.std, joints=model.joints, augment=None)

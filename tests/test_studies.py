@@ -211,6 +211,15 @@ def kept_speed(study: Study, evidence: Path, names: list[str], training: float |
     return file
 
 
+def test_a_measurement_of_fewer_rows_replaces_none_of_more(toy, tmp_path, capsys):
+    fake(toy, tmp_path, 0, "ours", 50.0)
+    file = kept_speed(toy, tmp_path / "evidence", ["ours", "peer"], training=1.0)
+    before = file.read_text()
+    assert main(["study", "toy", "--speed", "--rows", "ours", "--evidence", str(tmp_path / "evidence")]) == 2
+    assert "speed.json has more rows (peer): measure all" in " ".join(capsys.readouterr().err.split())
+    assert file.read_text() == before
+
+
 def test_speeds_of_other_rows_are_refused(toy, tmp_path, capsys):
     fake(toy, tmp_path, 0, "ours", 50.0)
     file = kept_speed(toy, tmp_path / "evidence", ["ours"], training=1.0)

@@ -1,5 +1,6 @@
 """A timm model from its name or from a folder of weights, for every room that starts from one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
     """
     if Path(name).is_dir():
         folder = weights_folder(Path(name))
+        if (task := task_of(folder)) != "classification":
+            raise UserError(
+                f"{name} holds no classifier, but a model for {task}; to go on from one of the same kind give its "
+                f"backbone's name and --weights {folder / 'model.safetensors'}"
+            )
         try:
             return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
         except DAMAGED as error:
@@ -54,3 +60,11 @@ def weights_folder(folder: Path) -> Path:
     if not (weights / "config.json").is_file() or not (weights / "model.safetensors").is_file():
         raise UserError(f"{folder} is no run: expected best/config.json and best/model.safetensors in it")
     return weights
+
+
+def task_of(folder: Path) -> str:
+    """The task of a folder of weights, as its config.json says; classification where that cannot be read."""
+    try:
+        return json.loads((folder / "config.json").read_text()).get("task", "classification")
+    except (AttributeError, OSError, RecursionError, ValueError):
+        return "classification"

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -73,8 +74,12 @@ def _prepare(
     known = {str(number): number - 1 for number in range(1, len(sets) + 1)} if real else _read_text(labels, classifier)
     metric = RealLabels(sets, classifier.num_classes) if real else ClassificationReport(classifier.num_classes)
     if isinstance(pictures, Pictures):  # fails before the first of them is read
-        for index in range(len(pictures)):
-            _find(known, pictures.name(index), labels)
+        names = [pictures.name(index) for index in range(len(pictures))]
+        for name in names:
+            _find(known, name, labels)
+        (name, times), *_ = Counter(Path(name).name for name in names).most_common(1)
+        if times > 1:
+            raise UserError(f"{times} pictures of {data} are called {name}; {labels} goes by names without folders")
     return pictures, metric, lambda batch: np.array([_find(known, name, labels) for name in batch["name"]])
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .._errors import UserError
+from .._json import plain
 from ..data import load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
 from ._evaluation import Evaluation, show_figures, show_parts, tell
-from ._pictures import check_json, percent, plain, write_json
+from ._pictures import check_json, percent, write_json
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
 

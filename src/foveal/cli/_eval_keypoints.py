@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from .._errors import UserError, some
+from .._json import plain
 from ..data import Bodies, Crop, coco_crops, load_split
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
 from ._evaluation import Evaluation, show_figures, show_parts, tell
-from ._pictures import check_json, percent, plain, write_json
+from ._pictures import check_json, percent, write_json
 
 
 def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: Path | None) -> None:

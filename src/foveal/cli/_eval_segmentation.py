@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from .._errors import UserError
+from .._json import plain
 from .._views import Views
 from ..data import IGNORED, load_split
 from ..metrics import MeanIoU
 from ._evaluation import Evaluation, show_figures, show_parts, tell
-from ._pictures import percent, plain
+from ._pictures import percent
 
 NAMES = {"mIoU": "mean IoU", "mAcc": "mean accuracy of classes", "aAcc": "accuracy of pixels"}
 

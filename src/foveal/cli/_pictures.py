@@ -63,11 +63,6 @@ def skip(error: BadImage, on_bad_image: Literal["stop", "skip"]) -> None:
     print(f"skipped: {error}", file=sys.stderr)
 
 
-def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """With None for what is not a number, which JSON does not have."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
-
-
 def percent(value: float) -> str:
     """A figure of a table."""
     return "-" if math.isnan(value) else f"{value:.1f}"

@@ -188,7 +188,9 @@ def _batches(model: str, data: str, root: Path | None, recipe: str | None, worke
     if recipe is not None:
         if recipe not in RECIPES:
             raise unknown("recipe", recipe, RECIPES)
-        task: Any = RECIPES[recipe]().task
+        task = RECIPES[recipe]().task
+        if not isinstance(task, ClassificationArgs):
+            raise UserError(f"--data measures the pictures of classifiers, and {recipe} is a recipe of another task")
         augment = task.augment
     pictures, _ = load_data(data, root)
     args = ClassificationArgs(model=model, image_size=setting.size[0], augment=augment)

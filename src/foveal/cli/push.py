@@ -7,13 +7,14 @@ from typing import Annotated
 import tyro
 
 from .._errors import UserError, first_line
-from ..tasks import weights_folder
+from ..tasks import kind_of, weights_folder
 
 MEANING = {
     401: "the token is not valid",
     403: "the token may not write there",
     404: "no such user or organisation, or the token may not see it",
 }
+LOADERS = {"detection": "load_detector", "segmentation": "load_segmenter", "keypoints": "load_keypoints"}
 FILES = ("model.safetensors", "config.json", "README.md", "run.json")  # and nothing else leaves the machine
 
 
@@ -74,5 +75,8 @@ def main(
             enable_progress_bars()
     sent = [name for name in FILES if (weights / name).is_file()]
     print(f"{', '.join(sent)} are at {url}" + (f", branch {revision}" if revision else ""))
-    print(f'next: import foveal, timm; timm.create_model("hf-hub:{repo_id}", pretrained=True)')
+    if (kind := kind_of(str(folder))) == "classification":
+        print(f'next: import foveal, timm; timm.create_model("hf-hub:{repo_id}", pretrained=True)')
+    else:
+        print(f"next: hf download {repo_id} --local-dir FOLDER, then import foveal; foveal.{LOADERS[kind]}('FOLDER')")
     return 0

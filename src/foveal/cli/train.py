@@ -17,6 +17,7 @@ from rich.console import Console
 from timm.utils import random_seed
 
 from .._errors import UserError, does_not_run, unknown
+from .._json import plain
 from ..bench import Setting, count_macs, environment, peak_memory
 from ..data import Batches, Data, Stream, decoder, load_data, read_text
 from ..engine import (
@@ -173,6 +174,11 @@ def train_run(
                 log.say(f"left out: {message}")
             if steps < FEW:
                 log.say(f"an epoch has {steps} step(s); a smaller --batch-size makes more of them")
+            if (warmup := run.optim.warmup_steps) >= run.epochs * steps:
+                log.say(
+                    f"the warm-up of {warmup} steps is longer than the run of {run.epochs * steps}, which stays below "
+                    f"its learning rate of {run.optim.lr:g}; --warmup-steps makes it shorter"
+                )
             if training.step:
                 log.say(f"going on behind step {training.step} of {run.epochs * steps}")
             try:
@@ -261,7 +267,7 @@ def _describer(stored: dict, training: Training) -> Callable[[dict], dict[str, s
     """From an epoch's figures to run.json and the model card in ``best/``."""
 
     def describe(figures: dict[str, float]) -> dict[str, str]:
-        stored_now = stored | dict(figures=figures)
+        stored_now = stored | dict(figures=plain(figures))
         made: dict[str, Any] = dict(run=stored_now, figures=figures, cost=stored["cost"], command=stored["command"])
         card = model_card(card=training.task.card(), config=training.task.config(), **made)
         return {"run.json": json.dumps(stored_now, indent=2), "README.md": card}

@@ -1,7 +1,7 @@
 """The model card: README.md of a folder of weights, as the Hugging Face Hub reads it."""
 
 import json
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from .._errors import some
@@ -36,7 +36,7 @@ def model_card(
     model = PurePath(task["model"]).name  # it may be a folder
     tags = [card.pipeline, "timm", "foveal", model]
     start = "the weights were trained from scratch"
-    if task.get("pretrained") or task.get("weights") or model != task["model"]:
+    if task.get("pretrained") or task.get("weights") or model != task["model"] or Path(task["model"]).is_dir():
         source = task.get("weights") or f"the weights of {model}"
         start = f"training started from {source}, whose licence counts too"
     lines = [

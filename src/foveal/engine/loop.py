@@ -173,6 +173,8 @@ def prepare(run: Run, task: Task, procs: Processes, data: dict[str, Any] | None 
         )
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"optimiser {optim.opt}: {first_line(error)}") from None
+    if "layer_decay" in own and all(group.get("lr_scale", 1) == 1 for group in optimizer.param_groups):
+        raise UserError("layer-decay has no effect here: timm knows no layers of this model; leave it out")
     if run.compile:
         task.compile_model()
     wrapped: Any = task
@@ -383,7 +385,9 @@ def train(
             figures |= {"images_per_second": pictures / seconds, "data_wait": 100 * waited / seconds}
             best = training.task.best
             if math.isnan(figures[best]):
-                raise UserError("no picture of the validation set could be read")
+                raise UserError(
+                    f"{best} has no value: no validation picture could be read, or there is nothing to find in them"
+                )
             log.metrics(figures, best, training.step)
             if figures[best] > training.best:
                 training.best = figures[best]

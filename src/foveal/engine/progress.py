@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._errors import UserError
+from .._json import plain
 
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 SCALAR_STEPS = 20  # between two points of TensorBoard's curves
@@ -101,7 +102,7 @@ class RunLog:
         if self.file is None:
             return
         try:
-            print(json.dumps(values), file=self.file, flush=True)
+            print(json.dumps(plain(values)), file=self.file, flush=True)
         except OSError as error:
             raise UserError(f"cannot write {self.file.name}: {error.strerror}") from None
         self._scalars({f"epoch/{name}": value for name, value in values.items()}, step)

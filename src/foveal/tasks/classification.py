@@ -175,7 +175,7 @@ class Classification(Task):
         """timm's preprocessing at this run's size."""
         size, config = self.args.image_size, resolve_model_data_config(self.model)
         config |= dict(input_size=(3, size, size), crop_pct=self.args.crop_pct or config["crop_pct"])
-        return {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
+        return {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
 
     def transform(self, train: bool) -> Callable[[dict, Callable[[], dict]], dict]:
         """A sample's RGB picture becomes a normalised tensor [3, image_size, image_size], by timm's transform."""
@@ -208,7 +208,7 @@ class Classification(Task):
 
     def config(self) -> dict[str, Any]:
         """What timm's config.json says beside the weights: classes and preprocessing."""
-        seen = self.data_config() | dict(test_input_size=None, pool_size=None)
+        seen = self.data_config() | dict(test_input_size=None, test_crop_pct=None, pool_size=None)
         return dict(label_names=self.classes, pretrained_cfg=seen)
 
     def card(self) -> Card:
