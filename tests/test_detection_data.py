@@ -562,7 +562,7 @@ def test_a_cleaned_copy_has_the_classes_that_were_read(folder):
 @pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "no-such-encoding"])
 def test_voc_in_another_encoding_is_a_problem(tmp_path, encoding):
     xml = f'<?xml version="1.0" encoding="{encoding}"?>' + voc_xml(voc_object())
-    with pytest.raises(Unreadable, match=r"a.xml: line 1: no XML in UTF-8: .*encoding"):
+    with pytest.raises(UserError, match=r"a.xml: line 1: no XML in UTF-8: .*encoding"):
         load_data(str(voc_data(tmp_path, xml)), kind="detection")
 
 

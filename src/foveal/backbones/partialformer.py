@@ -201,19 +201,20 @@ class PartialAttention(nn.Module):
             a = torch.ones_like(x[..., 0]).scatter(1, foreground, 0.0)
             a = (a / a.sum(dim=1, keepdim=True).clamp(min=1)).unsqueeze(1).expand(-1, h, -1)
         else:
-            query = query.view(B, h, -1) * self.scale
             if folded:
-                u = query.transpose(0, 1) @ self.qkv.weight[C : 2 * C].view(h, -1, C)  # W_K^T q, [h, B, d]
+                w_k = self.qkv.weight[C : 2 * C].view(h, -1, C)
+                u = (query.view(B, h, -1).transpose(0, 1) * self.scale) @ w_k  # W_K^T q, [h, B, d]
                 logits = x @ u.permute(1, 2, 0)  # [B, N, h]
             else:
-                logits = (k @ query.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+                logits = (k @ (query.view(B, h, -1, 1) * self.scale)).squeeze(-1).transpose(1, 2)
             # The lowest float16 and not -inf: where every token is foreground (a 1x1 map) the softmax must stay finite.
             index = foreground.unsqueeze(-1).expand(-1, -1, h)
             a = logits.scatter(1, index, -65504.0).softmax(dim=1).transpose(1, 2)
         if not folded:
             return (a.unsqueeze(2) @ v).reshape(B, 1, C)
         z = a @ x  # [B, h, d]
-        y = z.transpose(0, 1) @ self.qkv.weight[2 * C :].view(h, -1, C).transpose(1, 2)  # [h, B, d_h]
+        w_v = self.qkv.weight[2 * C :].view(h, -1, C)
+        y = z.transpose(0, 1) @ w_v.transpose(1, 2)  # [h, B, d_h]
         return y.transpose(0, 1).reshape(B, 1, C) + self.qkv.bias[2 * C :]
 
     def is_foldable(self) -> bool:
