@@ -334,6 +334,12 @@ def test_nothing_wrong_is_left(prepared, fixed, pictures, tmp_path, monkeypatch,
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_what_is_not_finite_differs():
+    finite, nan = np.zeros(3, np.float32), np.full(3, np.nan, np.float32)
+    assert difference(finite, finite) == 0
+    assert difference(finite, nan) == difference(nan, finite) == difference(nan, nan) == np.inf
+
+
 def test_detections_that_are_missing_are_seen():
     boxes = np.array([[0, 0, 9, 9], [5, 5, 30, 30]], np.float32)
     all_of_them = {"boxes": boxes, "scores": np.array([0.9, 0.8]), "labels": np.array([0, 1])}

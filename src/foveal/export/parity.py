@@ -157,7 +157,7 @@ def difference(expected: np.ndarray, got: np.ndarray) -> float:
     """The largest, as a share of the largest expected value where that is above 1; infinite where one is not finite."""
     if not expected.size:
         return 0.0
-    if not np.isfinite(got).all():
+    if not (np.isfinite(got).all() and np.isfinite(expected).all()):
         return float("inf")
     expected, got = expected.astype(np.float64), got.astype(np.float64)
     return float(np.abs(expected - got).max() / max(1.0, np.abs(expected).max()))
