@@ -63,7 +63,7 @@ def weights_folder(folder: Path) -> Path:
 
 
 def task_of(folder: Path) -> str:
-    """The task of a folder of weights, as its config.json says; classification where that cannot be read."""
+    """The task of a folder of weights, as its config.json says; where it cannot be read, timm will say why."""
     try:
         return json.loads((folder / "config.json").read_text()).get("task", "classification")
     except (AttributeError, OSError, RecursionError, ValueError):

@@ -168,9 +168,10 @@ def _plain(name: str) -> str:
 
 def _epoch(name: str) -> int | None:
     """The epoch of a run's best weights, as its log says."""
-    if not Path(name.removeprefix(LOCAL)).is_dir():
+    given = Path(name.removeprefix(LOCAL))
+    if not given.is_dir():
         return None
-    folder = weights_folder(Path(name.removeprefix(LOCAL)))
+    folder = weights_folder(given)
     log = folder.parent / "metrics.jsonl"
     if folder.name != "best" or not log.is_file():
         return None

@@ -112,7 +112,7 @@ def measure(
 
 
 def _rows(file: Path) -> list[str]:
-    """Names of the rows that a file has, if there is one that can be read."""
+    """Names of the rows that a file has; a damaged file has none worth keeping."""
     try:
         return [*json.loads(file.read_text())["rows"]]
     except (OSError, KeyError, RecursionError, TypeError, ValueError):
