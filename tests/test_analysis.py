@@ -82,6 +82,13 @@ def test_tokens_become_maps_in_raster_order(peers, pictures):
     assert torch.equal(maps[:, :, 1, 2], x[:, 1 + 4 + 2])
 
 
+def test_tokens_that_the_class_token_joins_late_become_maps(pictures):
+    found = subject("cait_xxs24_224")
+    images = images_of(found, pictures)
+    assert find_blocks(found.model, images, "cait") == [f"blocks.{i}" for i in range(24)]  # the others give the token
+    assert capture_maps(found.model, ["blocks.0"], images, "cait")["blocks.0"].shape == (2, 192, 4, 4)
+
+
 def test_channels_are_told_from_sides_by_other_modules():
     model = nn.ModuleDict({"a": nn.Identity(), "b": nn.Identity(), "c": nn.Conv2d(1, 1, 1)})
     found = as_maps(

@@ -636,6 +636,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(data, tmp_path
         ("--poly-power 2", "poly-power has no effect without the poly schedule"),
         ("--decay-rate 0.5", "decay-rate has no effect without the step schedule"),
         ("--temperature 2", "no effect without a teacher"),
+        ("--mixup 0 --cutmix 0 --mix-prob 0.5", "no effect without mixup or cutmix"),
         ("--resume --dry-run", "a dry run writes nothing"),
         ('--model-args {"num_classes":3}', "leave num_classes out"),
         ('--model-args {"features_only":true}', "does not run"),
@@ -710,5 +711,18 @@ def test_a_student_of_its_own_weights_has_nothing_to_learn(data, whole):
 
 def test_a_teacher_of_other_classes_is_refused(data, whole):
     args = replace(RECIPES["distill"]().task, model="test_mat", teacher=str(whole()))
-    with pytest.raises(UserError, match="has other classes"):
+    with pytest.raises(UserError, match=r"teacher .* has 2 classes, the data 3"):
         args.build(SimpleNamespace(classes=["a", "b", "c"]))
+    with pytest.raises(UserError, match=r"only teacher .* has cat"):
+        args.build(SimpleNamespace(classes=["bird", "dog"]))
+
+
+def test_a_teacher_may_know_the_classes_in_another_order(data, whole):
+    args = replace(RECIPES["distill"]().task, model="test_mat", teacher=str(whole()), image_size=32)
+    images = torch.randn(4, 3, 32, 32)
+    ours, theirs = (
+        args.build(SimpleNamespace(classes=classes)).teacher.logits(images)
+        for classes in (["dog", "cat"], ["cat", "dog"])
+    )
+    assert torch.equal(ours, theirs.flip(1))
+    assert not torch.equal(ours, theirs)

@@ -119,3 +119,11 @@ def test_layers_by_name():
 def test_layers_that_do_not_exist():
     with pytest.raises(UserError, match=r"unknown layer 'stages\.9'; nearest: .*stages\."):
         receptive(["test_mat"], layers=("stages.9",), setting=Setting(num_images=1))
+
+
+@pytest.mark.parametrize("weight", [0.0, float("nan")])
+def test_layers_without_a_gradient(weight):
+    model = nn.Sequential(ones(3, channels=3))
+    nn.init.constant_(model[0].weight, weight)
+    with pytest.raises(UserError, match=f"adds up to {weight}, which is no field"):
+        receptive([model], layers=("0",), setting=Setting(num_images=1, size=(32,)))

@@ -7,7 +7,10 @@ from typing import Any
 import timm
 from safetensors import SafetensorError
 
-from ._errors import UserError, check_model, does_not_run, one_line
+from ._errors import UserError, check_model, does_not_run, first_line, one_line
+
+LOCAL = "local-dir:"  # timm's prefix of a folder of weights
+SOURCES = ("hf-hub:", LOCAL)  # prefixes of weights that are no name of a model
 
 # what reading weights and their config.json may raise, if they are of another kind, cut short or tampered with
 DAMAGED = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -26,17 +29,17 @@ def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
     """
     if Path(name).is_dir():
         folder = weights_folder(Path(name))
-        if (task := task_of(folder)) != "classification":
+        if (task := kind_of(name)) != "classification":
             raise UserError(
                 f"{name} holds no classifier, but a model for {task}; to go on from one of the same kind give its "
                 f"backbone's name and --weights {folder / 'model.safetensors'}"
             )
         try:
-            return timm.create_model(f"local-dir:{folder}", pretrained=True, **args)
+            return timm.create_model(f"{LOCAL}{folder}", pretrained=True, **args)
         except DAMAGED as error:
             what = f"cannot load {folder}, written by another version or damaged"
             raise UserError(f"{what}: {one_line(error)}") from None
-    if name.startswith(("hf-hub:", "local-dir:")):
+    if name.startswith(SOURCES):
         pretrained = True
     else:
         check_model(name)
@@ -62,9 +65,15 @@ def weights_folder(folder: Path) -> Path:
     return weights
 
 
-def task_of(folder: Path) -> str:
-    """The task of a folder of weights, as its config.json says; where it cannot be read, timm will say why."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder of weights; raises UserError."""
     try:
-        return json.loads((folder / "config.json").read_text()).get("task", "classification")
-    except (AttributeError, OSError, RecursionError, ValueError):
-        return "classification"
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"cannot load {folder}: config.json: {first_line(error)}") from None
+
+
+def kind_of(name: str) -> str:
+    """The task of a model that is no exported file: of a folder what its config.json says; raises UserError."""
+    path = Path(name)
+    return read_config(weights_folder(path)).get("task", "classification") if path.is_dir() else "classification"

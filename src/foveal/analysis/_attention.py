@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .._errors import UserError
-from ._capture import call, check_layers, is_grid, token_grid
+from ._capture import call, check_layers, is_grid, token_map
 from ._subject import Subject
 
 
@@ -216,11 +216,9 @@ def find_grid(count: int, record: Record, model: nn.Module, images: torch.Tensor
         for i in (1, 2):
             if len(shape) == 4 and shape[i] * shape[i + 1] == count:
                 return (shape[i], shape[i + 1]), 0
-    for prefix in dict.fromkeys((getattr(model, "num_prefix_tokens", 0), 0)):
-        grid = token_grid(count - prefix, *images.shape[-2:])
-        if grid is not None:
-            return grid, prefix
-    raise Unreadable(f"{count} tokens make no map")
+    if (found := token_map(count, model, *images.shape[-2:])) is None:
+        raise Unreadable(f"{count} tokens make no map")
+    return found
 
 
 def token_counts(record: Record) -> set[int]:

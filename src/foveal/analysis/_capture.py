@@ -172,9 +172,8 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
     maps = {}
     for name, x in outputs.items():
         if x.ndim == 3:
-            prefix = getattr(model, "num_prefix_tokens", 0)
-            grid = token_grid(x.shape[1] - prefix, height, width)
-            if grid is not None:
+            if (found := token_map(x.shape[1], model, height, width)) is not None:
+                grid, prefix = found
                 maps[name] = x[:, prefix:].transpose(1, 2).unflatten(2, grid)
         elif readings.get(name):
             kind = kinds[name]
@@ -189,6 +188,16 @@ def as_maps(outputs: dict[str, torch.Tensor], model: nn.Module, size: Iterable[i
 def is_grid(rows: int, cols: int, height: int, width: int) -> bool:
     """Whether a map of this size may be that of an image of the given height and width."""
     return rows <= height and cols <= width and abs(cols - width * rows / height) <= 1
+
+
+def token_map(count: int, model: nn.Module, height: int, width: int) -> tuple[tuple[int, int], int] | None:
+    """Rows and columns of a number of tokens, and how many stand before them: those of the model or, before they have
+    joined (CaiT), none; None if neither makes a map."""
+    own = getattr(model, "num_prefix_tokens", 0)
+    for prefix in (own, 0) if count > own else ():
+        if (grid := token_grid(count - prefix, height, width)) is not None:
+            return grid, prefix
+    return None
 
 
 def token_grid(count: int, height: int, width: int) -> tuple[int, int] | None:

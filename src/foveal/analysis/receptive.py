@@ -127,6 +127,10 @@ def receptive(
                 gradient = centre_gradient(x, images, weights)
                 sums[layer] = sums.get(layer, 0) + gradient.sum(dim=0).double().cpu()
             maps[subject.name] = {layer: (x.shape[2], x.shape[3]) for layer, x in found.items()}
+        for layer, total in sums.items():
+            if not 0 < total.sum() < float("inf"):
+                what = f"the gradient of layer {layer} of {subject.name} adds up to {float(total.sum())}"
+                raise UserError(f"{what}, which is no field; its weights may be zero or not finite")
         fields[subject.name] = {layer: (total / total.sum()).numpy() for layer, total in sums.items()}
     return Receptive(
         what="receptive", subjects=subjects, setting=setting, num_images=len(pictures), fields=fields, maps=maps

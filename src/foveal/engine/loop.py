@@ -327,7 +327,8 @@ def check_finite(training: Training, what: str, value: float, where: str, names:
         kept = training.run.out / "last"
         advice = "there is no checkpoint yet; try a smaller --lr"
         if kept.exists():
-            advice = f"go on from the last checkpoint, --weights {kept}/model.safetensors, with a smaller --lr"
+            own = " --no-pretrained" if training.run.task.pretrained else ""
+            advice = f"go on from the last checkpoint, --weights {kept}/model.safetensors{own}, with a smaller --lr"
         error = UserError(f"the {what} is {value} at {where} ({some(names, 3)}); {advice}")
     training.procs.agree(error)
 

@@ -10,7 +10,7 @@ import timm
 from torch import nn
 
 from .._errors import UserError, first_line, unknown
-from .._models import create_model, weights_folder
+from .._models import LOCAL, create_model, kind_of, weights_folder
 from ..data.joints import PADDING
 from ..keypoints import STRIDE
 from ..tasks import (
@@ -21,7 +21,6 @@ from ..tasks import (
     Detection,
     Keypoints,
     Segmentation,
-    kind_of,
     load_classifier,
 )
 
@@ -155,9 +154,6 @@ def _transfer(trained: Any, kind: str, decoding: dict[str, Any]) -> Source:
         license="unknown",
         epoch=_epoch(trained.name),
     )
-
-
-LOCAL = "local-dir:"  # timm's prefix of a folder
 
 
 def _plain(name: str) -> str:

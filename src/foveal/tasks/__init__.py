@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from .._models import weights_folder
+from .._models import kind_of, weights_folder
 from .._views import AS_TRAINED, AT_ONCE, Preprocessing, Views
 from ..data import BoxAugment, JointAugment, MaskAugment
 from ._classifier import Classifier, load_classifier
 from ._task import Card, Metric, Task, TaskArgs
-from ._weights import kind_of
 from .classification import Augment, Classification, ClassificationArgs, write_config
 from .detection import Detection, DetectionArgs, DetectorModel, load_detector
 from .keypoints import KeypointArgs, KeypointModel, Keypoints, load_keypoints

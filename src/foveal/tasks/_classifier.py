@@ -12,11 +12,8 @@ from timm.models import get_pretrained_cfg, resolve_model_input_args
 
 from .._classes import check_scores, class_positions
 from .._errors import UserError, does_not_run, one_line, unknown
-from .._models import DAMAGED, weights_folder
+from .._models import DAMAGED, LOCAL, SOURCES, kind_of, weights_folder
 from .._views import AS_TRAINED, Preprocessing
-from ._weights import kind_of
-
-SOURCES = ("hf-hub:", "local-dir:")
 
 
 class Classifier:
@@ -110,7 +107,7 @@ def _load_model(name: str, preprocessing: Preprocessing) -> Any:
     if path.is_dir():
         if (kind := kind_of(name)) != "classification":
             raise UserError(f"{name} holds no classifier, but a model for {kind}")
-        source = f"local-dir:{weights_folder(path)}"
+        source = f"{LOCAL}{weights_folder(path)}"
     elif name.startswith(SOURCES):
         source = name
     elif path.is_file():
@@ -125,7 +122,7 @@ def _load_model(name: str, preprocessing: Preprocessing) -> Any:
     try:
         model: Any = timm.create_model(**resolve_model_input_args(source, size, pretrained=True))
     except DAMAGED as error:
-        where = source.removeprefix("local-dir:")
+        where = source.removeprefix(LOCAL)
         doubt = ", written by another version or damaged" if where != source else ""
         raise UserError(f"cannot load {where}{doubt}: {one_line(error)}") from None
     own = source == name and not name.startswith(SOURCES)  # weights of timm, which name no class

@@ -12,10 +12,10 @@ from timm.data import resolve_model_data_config
 
 from .._classes import match_classes
 from .._errors import UserError, one_line, unknown
-from .._models import DAMAGED, weights_folder
+from .._models import DAMAGED, read_config, weights_folder
 from ..necks import PyramidModel, Registry
 from ._task import Task, TaskArgs
-from ._weights import load_weights, read_config, read_weights
+from ._weights import load_weights, read_weights
 
 M = TypeVar("M", bound=PyramidModel)
 

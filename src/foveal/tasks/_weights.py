@@ -1,6 +1,5 @@
 """Weights from a file, without running what may be in it."""
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 
 from .._errors import UserError, first_line, some
-from .._models import DAMAGED, weights_folder
+from .._models import DAMAGED
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -54,17 +53,3 @@ def load_weights(model: Any, path: Path, other: Callable[[], Any]) -> None:
         listed = "; ".join(f"{len(keys)} {what}: {some(keys, 4)}" for what, keys in named.items() if keys)
         raise UserError(f"{path} holds another architecture; {listed}")
     model.load_state_dict(state)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder of weights; raises UserError."""
-    try:
-        return dict(json.loads((folder / "config.json").read_text()))
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"cannot load {folder}: config.json: {first_line(error)}") from None
-
-
-def kind_of(name: str) -> str:
-    """The task of what ``eval`` and ``predict`` are given: of a folder what its config.json says."""
-    path = Path(name)
-    return read_config(weights_folder(path)).get("task", "classification") if path.is_dir() else "classification"

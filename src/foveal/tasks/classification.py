@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.data import Mixup, create_transform, resolve_model_data_config
 from timm.models._hub import save_config_for_hf
 
+from .._classes import class_positions
 from .._errors import UserError, first_line
 from .._models import create_model
 from ..data import OnImage
@@ -73,6 +74,8 @@ class Augment:
         if not 0 < self.crop_scale <= 1 or not 1 <= self.crop_ratio < math.inf:
             given = f"{self.crop_scale} and {self.crop_ratio}"
             raise UserError(f"crop-scale must be in (0, 1] and crop-ratio at least 1, got {given}")
+        if not (self.mixup or self.cutmix) and (self.mix_prob, self.mix_switch) != (1.0, 0.5):
+            raise UserError("mix-prob and mix-switch have no effect without mixup or cutmix")
 
 
 @dataclass(kw_only=True)
@@ -237,15 +240,15 @@ class Teacher:
 
     Args:
         name: a timm name with weights, or a folder.
-        classes: the student's; the teacher must have as many, and the same names if it has names.
+        classes: the student's, among which the teacher's are found as ``class_positions`` does.
         student: the student's preprocessing.
     """
 
     def __init__(self, name: str, classes: list[str], student: dict[str, Any]):
         self.model = create_model(name, pretrained=True).eval().requires_grad_(False)
         names = self.model.pretrained_cfg.get("label_names")
-        if self.model.num_classes != len(classes) or (names and list(names) != classes):
-            raise UserError(f"teacher {name} has other classes than the data: {self.model.num_classes}, {len(classes)}")
+        own = list(names) if names else None
+        self.positions = class_positions(f"teacher {name}", own, self.model.num_classes, classes)
         config = resolve_model_data_config(self.model)
         mean, std, own_mean, own_std = (
             torch.tensor(values).view(1, -1, 1, 1)
@@ -266,7 +269,7 @@ class Teacher:
         images = images * self.scale + self.shift
         if self.size != images.shape[2:]:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        return self.model(images).float()
+        return self.model(images).float()[:, self.positions]
 
     def loss(self, logits: torch.Tensor, images: torch.Tensor, args: ClassificationArgs) -> torch.Tensor:
         """Cross-entropy with the teacher's decision, or divergence from its probabilities at a temperature."""
