@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
@@ -717,6 +717,22 @@ def test_a_box_of_yolo_is_cut_at_the_edge(tmp_path):
     train, _ = load_data(str(tmp_path), kind="detection")
     assert train.objects[0].boxes.tolist() == [[0, 12, 64, 36]] * 2
     assert [mended.where for mended in train.mended] == ["line 2"]
+
+
+def test_pictures_that_exif_turns_are_refused_by_yolo(tmp_path):
+    yolo_data(tmp_path)
+    write(tmp_path / "labels" / "train" / "b.txt", "")  # without objects nothing can be turned
+    for letter in "ab":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        path = tmp_path / "images" / "train" / f"{letter}.png"
+        with Image.open(path) as image:
+            image.save(path, exif=exif)
+    train, _ = load_parts(str(tmp_path), kind="detection", skip=True)
+    assert [path.name for path in train.paths] == ["b.png"]
+    assert "a.png: its EXIF orientation is 6" in train.problems[0].reason
+    with pytest.raises(UserError, match="store it upright"):
+        load_data(str(tmp_path), kind="detection")
 
 
 def test_wrong_files_of_yolo(tmp_path):

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .._errors import UserError, first_line
 
@@ -81,6 +81,12 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     with reading(path), Image.open(path, formats=FORMATS) as image:
         return image.height, image.width
+
+
+def orientation(path: Path) -> int:
+    """How EXIF says that a picture is to be turned, 1 for not at all; raises BadImage."""
+    with reading(path), Image.open(path, formats=FORMATS) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def decode(file: BinaryIO, name: Path | str, decoder: Decoder) -> Image.Image:

@@ -10,6 +10,7 @@
 The objects of ``images/a/b.jpg`` are in ``labels/a/b.txt``, or in ``b.txt`` beside the picture; one without such a file
 has none. A line is ``class x y w h``, centre and size as shares of the picture's width and height, or
 ``class x y x y x y ...``, the corners of a mask. A box that sticks out of its picture by one pixel at most is cut.
+Pictures that EXIF turns are refused: tools that write such files disagree whether shares are those of the turned one.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from reprlib import repr as brief
 from typing import Any
 
 from .._errors import UserError, first_line
-from ._decode import BadImage, picture_size
+from ._decode import BadImage, orientation, picture_size
 from ._objects import (
     Mark,
     Marked,
@@ -37,6 +38,7 @@ from ._pictures import SUFFIXES, picture_files
 
 NAME = "data.yaml"  # of the YAML file in a folder
 NO_LABELS = "classes.txt"  # which labelling tools leave among the labels
+AMBIGUOUS = "those of the picture as it is stored or turned; store it upright, without the entry"
 
 
 def is_yolo(name: str) -> bool:
@@ -165,6 +167,8 @@ class _Reader:
                 reason = f"the box {brief(box)} is cut at the edge of the picture, {size[1]}x{size[0]}"
                 self.mended.append(Problem(file or path, f"line {number}", reason))
             marks.append(mark)
+        if marks and (turned := orientation(path)) in range(2, 9):
+            raise BadImage(path, f"its EXIF orientation is {turned}, and its objects may be {AMBIGUOUS}")
         name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
         return objects_of(marks, name.as_posix(), size)
 
