@@ -470,6 +470,13 @@ class EMSBlock(nn.Module):
         return x + self.drop_path2(self.mlp(y))
 
     @torch.jit.ignore()
+    def start_small(self) -> None:
+        """Make the last layer of each residual branch a tenth of itself, so that a new block is near the identity."""
+        for last in (self.mixer.proj_out, self.mlp.fc2):
+            if isinstance(last, nn.Linear):
+                nn.init.normal_(last.weight, std=0.1 * last.in_features**-0.5)
+
+    @torch.jit.ignore()
     def fuse(self) -> nn.Module:
         """The same with both norms inside the linear layers behind them, for inference; this module is used up."""
         self.norm1 = fold_into(self.norm1, self.mixer.proj_in)
@@ -563,6 +570,9 @@ class EMSNet(PyramidBackbone):
             **dd,
         )
         self.apply(_init_weights)
+        for block in self.modules():
+            if isinstance(block, EMSBlock):
+                block.start_small()
 
 
 def _init_weights(module: nn.Module) -> None:
