@@ -10,6 +10,7 @@ limit.
 import argparse
 import gc
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -100,7 +101,7 @@ def table(lines: list[dict]) -> str:
             if x is None:
                 cells.append("not run")
             elif "failed" in x:
-                reason = x["failed"].replace(f"{key[1]}_{key[2]}", "it")
+                reason = re.sub(r"^\S+ is not written", "not written", x["failed"])
                 cells.append(f"no ({reasons.setdefault(reason, len(reasons) + 1)})")
             else:
                 cells.append(f"{x['difference']:.0e}" if "difference" in x else "written")

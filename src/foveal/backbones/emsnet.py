@@ -516,7 +516,7 @@ class EMSNet(PyramidBackbone):
 
     Raises:
         ValueError: an unknown ``mixer`` or ``whiten_axis``, shares that do not add up to 1, a switch that the chosen
-            mixer does not have, channels that the heads do not divide.
+            mixer does not have, channels that the heads do not divide, other than one entry a stage.
     """
 
     def __init__(

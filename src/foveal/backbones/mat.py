@@ -316,7 +316,8 @@ class MAT(PyramidBackbone):
         **head: ``num_classes``, ``global_pool``, ``drop_rate`` of ``PyramidBackbone``.
 
     Raises:
-        ValueError: an unknown mixer or patch embedding, or heads that do not divide the channels.
+        ValueError: an unknown mixer or patch embedding, heads that do not divide the channels, other than four entries
+            where there is one a stage.
     """
 
     def __init__(

@@ -7,8 +7,8 @@ eq. 5.5); the abstract token's row then is the single query that reads all other
 What the text leaves open and the tables decide, or we do (docs/fidelity.md has the reasons): widths double; the score
 is taken before the LayerNorm (behind it every mean is zero); a 3x3 depthwise convolution in the MLP and as positional
 encoding; stem of three convolutions; N_F = N/128, N/16, N/8, N/4; HeadMLP expands by 4, ChannelMLP reduces by 32; the
-classifier has a hidden layer of 1280. ``reading="tables"`` is the second reading: it meets every published number but
-contradicts the text in where the output projection acts.
+classifier has a hidden layer of 1280. ``reading="tables"`` is the second reading: it meets every figure of Tables 5.1
+to 5.7 but contradicts the text in where the output projection acts.
 
 What is computed is exactly the equations, folded where they allow it. MMSA commutes with any order of its tokens, so
 the N_F largest scores suffice and nothing is sorted. All background tokens share one query q, so their keys and values
@@ -268,7 +268,7 @@ class PartialFormer(PyramidBackbone):
         depths: blocks of the four stages.
         num_heads: heads of the four stages.
         reading: defaults of ``stem``, ``proj_tokens`` and ``fg_div``. ``text``: conv3, foreground, (128, 16, 8, 4).
-            ``tables``: conv7, all, (49, 64, 16, 3), which meets every published number.
+            ``tables``: conv7, all, (49, 64, 16, 3), which meets every figure of Tables 5.1 to 5.7.
         fg_div: one token in ``fg_div`` is foreground, per stage: N_F = ceil(N / fg_div).
         attention: ``partial``; ``fg_only`` (the background passes through); ``bg_mean`` (its mean value in place of
             the single query); ``full`` (all tokens attend to one another).
@@ -291,7 +291,7 @@ class PartialFormer(PyramidBackbone):
 
     Raises:
         ValueError: an unknown value of a switch, a query other than ``abstract`` without partial attention, heads that
-            do not divide the channels.
+            do not divide the channels, ``fg_div`` or ``depths`` that are not four numbers.
     """
 
     def __init__(

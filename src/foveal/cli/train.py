@@ -94,7 +94,8 @@ def parse(argv: list[str]) -> int:
         name = name or "quickstart"
         if name not in RECIPES:
             raise unknown("recipe", name, RECIPES)
-        recipe, described = RECIPES[name](), RECIPES[name].__doc__
+        known = f"Recipes, each with its own --help: {', '.join(RECIPES)}"
+        recipe, described = RECIPES[name](), f"{RECIPES[name].__doc__}\n\n{known}"
     args = tyro.cli(
         Train,
         default=Train(run=recipe, from_=Path(source) if source else None),
@@ -138,7 +139,22 @@ def _json(path: Path) -> dict[str, Any]:
 def train_run(
     run: Run, console: Console, procs: Processes | None = None, *, resume: bool = False, dry: bool = False
 ) -> dict[str, float]:
-    """Build what a run names, train it, and say what to do next; a dry run only measures."""
+    """Build what a run names, train it, and say what to do next; a dry run only measures.
+
+    Args:
+        run: what to train, and where to write it.
+        console: where to say how it goes.
+        procs: the processes that train together; this one alone without.
+        resume: go on from ``last/`` in the run's folder.
+        dry: measure a few steps and write nothing.
+
+    Returns:
+        The metric's figures of the last epoch; nothing if the run had ended before.
+
+    Raises:
+        UserError: data, a model or a setting that does not go, a loss that is not finite, a folder that is taken.
+        Interrupted: SIGTERM or Ctrl-C ended the run behind a step, and its checkpoint is written.
+    """
     procs = procs or Processes()
     check_logger(run.logger)
     skip = run.on_bad_image == "skip"

@@ -91,7 +91,7 @@ def _parity(
         raise UserError(f"{file.name} is not written: its runtime cannot load it: {last_line(error)}") from None
     parity = compare(prepared, target, run, options, list(pictures))
     if not parity.passed:
-        raise UserError(f"{file.name} is not written: {parity.said()}; the tolerance is {parity.tolerance}")
+        raise UserError(f"{file.name} is not written: {parity.said()}; {parity.expected()}")
     return parity
 
 

@@ -50,6 +50,12 @@ class Parity:
             return all(np.isfinite(value) for value in self.differences.values())
         return max(self.differences.values()) <= self.tolerance and (self.agreed is None or self.agreed >= AGREED)
 
+    def expected(self) -> str:
+        """What would have passed, in one line."""
+        if self.tolerance is None:
+            return "expected finite outputs"
+        return f"expected differences of at most {self.tolerance}, and {100 * AGREED:g} % to agree"
+
     def said(self) -> str:
         """In one line."""
         if self.failed:

@@ -145,7 +145,10 @@ def further_macs(model: nn.Module, size: tuple[int, int]) -> int:
 
 
 def equations_macs(tokens: int, dim: int, heads: int, foreground: int, expand: int) -> int:
-    """One partial attention module by eq. 5.8 to 5.10 as printed: dim stands in HeadMLP's term where N_F belongs."""
+    """One partial attention module by eq. 5.8 to 5.10 as printed, less ChannelMLP's 2 d^2 / r, which is some hundreds.
+
+    ``dim`` stands in HeadMLP's term where N_F belongs.
+    """
     projections = 3 * tokens * dim**2
     mmsa = foreground * dim**2 + 2 * foreground**2 * dim + 2 * expand * heads**2 * dim * foreground
     return projections + mmsa + 3 * (tokens - foreground) * dim

@@ -1,4 +1,4 @@
-"""When a layer may compute its definition in another, exactly equal and faster way."""
+"""When a layer may compute its definition in another, equal up to rounding and faster way."""
 
 from functools import cache
 from typing import Optional, TypeVar

@@ -71,6 +71,8 @@ class PyramidBackbone(nn.Module):
         in_chans: channels of the images.
         global_pool: ``avg``, ``max`` or ``avgmax``; '' leaves the map, and classifies each of its positions.
         drop_rate: dropout before the classifier.
+
+    Its methods raise ValueError for images with other than ``in_chans`` channels or a side below 32 px.
     """
 
     def __init__(

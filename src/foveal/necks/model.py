@@ -96,7 +96,7 @@ class Registry(dict[str, type[M]], Generic[M]):
         pyramid = Pyramid(backbone, cls.strides, **options, **(backbone_args or {}))
         try:
             return cls(pyramid, num_classes, **args)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
 
 

@@ -184,7 +184,7 @@ def load_detector(
         max_size: longest side in pixels, if not that of training.
 
     Raises:
-        UserError: no such folder, damaged weights, no detector.
+        UserError: no such folder, damaged weights, no detector, an ``image_size`` above ``max_size``.
     """
     options: dict[str, Any] = dict(device=device, precision=precision, image_size=image_size, max_size=max_size)
     return load_model(DetectorModel, "detection", DETECTORS, name, **options)
