@@ -56,6 +56,13 @@ def trained(pictures, tmp_path_factory):
 # the main job
 
 
+def test_version_names_what_it_rests_on(capsys):
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"foveal {foveal.__version__}, python 3.")
+    assert f"torch {torch.__version__.partition('+')[0]}" in said
+
+
 def test_train_leaves_a_run(trained, pictures):
     assert (trained.code, trained.err) == (0, "")
     made = sorted(path.name for path in trained.run.iterdir())

@@ -5,13 +5,18 @@ which gets the words.
 """
 
 import os
+import platform
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import tyro
 
+from .. import __version__
 from .._errors import UserError, unknown
 
 COMMANDS = {
@@ -29,6 +34,7 @@ COMMANDS = {
     "tables": "the thesis's tables: reported beside measured here",
 }
 
+REPORTED = ("torch", "torchvision", "timm", "onnxruntime")  # whose versions --version adds
 TORCH = ("torch", "torchvision", "timm", "safetensors")  # what exported files do without
 FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
@@ -41,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         for name, what in COMMANDS.items():
             print(f"  {name:8s} {what}")
         print("\nnext: foveal train")
+        return 0
+    if argv[0] == "--version":
+        print(", ".join(versions()))
         return 0
     try:
         if argv[0] not in COMMANDS:
@@ -64,6 +73,15 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has read enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def versions() -> Iterator[str]:
+    """Name and version of foveal and of what most of it rests on, as far as that is installed."""
+    yield f"foveal {__version__}"
+    yield f"python {platform.python_version()}"
+    for name in REPORTED:
+        with suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
 
 
 def changed(options: Any) -> dict[str, Any]:
