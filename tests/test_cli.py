@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import runpy
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +18,14 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 import foveal.data
+from foveal._machine import machine
 from foveal.cli import COMMANDS, main
 from foveal.data import load_data, open_image
 from foveal.data.fashion_mnist import FashionMNIST
 from foveal.engine import Run
 from runs import foveal_command
 
+ROOT = Path(__file__).parents[1]
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40), "white": (230, 230, 230)}
 SHORT = ["--epochs", "2", "--batch-size", "8", "--image-size", "32"]
 
@@ -54,6 +59,18 @@ def trained(pictures, tmp_path_factory):
 
 
 # the main job
+
+
+def test_figures_name_the_commit_of_a_checkout(tmp_path):
+    """In a checkout of foveal, and not in the one of another project that holds its environment."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert machine()["commit"].removesuffix("+") == head.strip()
+    copy = Path(shutil.copy(ROOT / "src" / "foveal" / "_machine.py", tmp_path))
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    assert runpy.run_path(str(copy))["commit"]() == ""
 
 
 def test_version_names_what_it_rests_on(capsys):
