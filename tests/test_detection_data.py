@@ -355,6 +355,29 @@ def test_a_box_is_cut_at_the_edge(folder):
     assert "bbox [-0.5, 10, 30, 38.9] is cut" in mended.reason
 
 
+def test_crowds_need_no_masks(folder):
+    data = content()
+    del data["annotations"][2]["segmentation"]
+    found = read_coco(store(folder, data))
+    assert found.objects[1].segmentations[0] is None
+    assert found.has_masks
+    del data["annotations"][3]["segmentation"]
+    found = read_coco(store(folder, data))
+    assert (found.has_masks, found.without_mask()) == (False, [1])
+
+
+def test_a_root_is_not_that_of_both_files(tmp_path):
+    for part in ("train", "val"):
+        for name in "abc":
+            picture(tmp_path / part / f"{name}.png")
+        store(tmp_path, content(), f"{part}.json")
+    names = str(tmp_path / "train.json"), str(tmp_path / "val.json")
+    with pytest.raises(UserError, match=r"have 3 pictures in common in .*/train, .*a\.png among them; --root"):
+        load_data(names[0], tmp_path / "train", names[1], kind="detection")
+    train, val = load_data(names[0], tmp_path / "train", names[0], kind="detection")  # to see whether it learns at all
+    assert train.paths == val.paths
+
+
 @pytest.mark.parametrize("absent", [None, [], "key"])
 def test_objects_without_masks(folder, absent):
     data = content()

@@ -277,7 +277,7 @@ def test_what_is_frozen_stays(name, tmp_path):
     [
         (["--layer-decay", "0.5"], "layer-decay has no effect here: timm knows no layers of this model"),
         (["--model", "DETECTOR"], "DETECTOR holds no classifier, but a model for detection; to go on from one"),
-        (["--data", "nothing.json", "--val-data", "nothing.json"], "AP has no value: no validation picture could be"),
+        (["--data", "nothing.json", "--val-data", "nothing.json"], "the training pictures have no objects"),
     ],
 )
 def test_what_a_detector_cannot_be_trained_with(extra, said, tmp_path, capsys, monkeypatch):

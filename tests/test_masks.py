@@ -100,6 +100,31 @@ def test_masks_of_colours_and_palettes(folder):
             assert np.array_equal(data.annotation(index)["mask"], quarters())
 
 
+def test_palettes_and_grays_in_the_colours_of_the_list(folder):
+    """Whatever their indices are; where a colour is not in the list they are the classes."""
+    (folder / "classes.txt").write_text("sky 0 0 0\nroad 255 255 255\ncar 0 0 142\n")
+    colours = np.array([[0, 0, 0], [255, 255, 255], [0, 0, 142]], np.uint8)
+    mixed = Image.fromarray((2 - quarters()).astype(np.uint8)).convert("P")
+    mixed.putdata((2 - quarters()).flatten().tolist())
+    mixed.putpalette(colours[::-1].flatten().tolist())
+    mixed.save(folder / "masks" / "p0.png")
+    black = np.minimum(quarters(), 1)
+    Image.fromarray(black * 255).save(folder / "masks" / "p1.png")
+    Image.fromarray(black * 255).convert("1").save(folder / "masks" / "p2.png")
+    data, _ = load_parts(str(folder), kind="segmentation")
+    found = {path.stem: data.annotation(index)["mask"] for index, path in enumerate(data.paths)}
+    assert np.array_equal(found["p0"], quarters())
+    assert np.array_equal(found["p1"], black)
+    assert np.array_equal(found["p2"], black)
+    assert np.array_equal(found["p3"], quarters())  # values
+
+
+def test_one_class_alone_is_refused(folder):
+    (folder / "classes.txt").write_text("object\n")
+    with pytest.raises(UserError, match="names 1 classes, expected 2 to 255; the background is one, too"):
+        load_parts(str(folder), kind="segmentation")
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [

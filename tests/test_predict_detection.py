@@ -555,6 +555,12 @@ def test_copy_paste_needs_masks(tmp_path):
     task = DetectionArgs(**args, augment=BoxAugment(copy_paste=0.5)).build(SimpleNamespace(classes=CLASSES))
     data = load_split(str(tmp_path / "found.json"), tmp_path / "pictures", kind="detection")
     task.check(data, train=True)
+    first = content["annotations"][0]
+    left = {key: value for key, value in first.items() if key != "segmentation"}
+    (tmp_path / "found.json").write_text(json.dumps(content | {"annotations": [left, *content["annotations"][1:]]}))
+    data = load_split(str(tmp_path / "found.json"), tmp_path / "pictures", kind="detection")
+    with pytest.raises(UserError, match=r"needs masks, which objects in 1 pictures do not have, .*\.png among them"):
+        task.check(data, train=True)
     for entry in content["annotations"]:
         del entry["segmentation"]
     (tmp_path / "found.json").write_text(json.dumps(content))

@@ -26,8 +26,9 @@ from conftest import randomize
 from foveal import runtime
 from foveal._errors import UserError
 from foveal.cli import main
-from foveal.data import BoxTransform, JointTransform, load_split, stack_bodies
+from foveal.data import BadImage, BoxTransform, JointTransform, load_split, stack_bodies
 from foveal.export import KEY, LAYOUTS, check_free
+from foveal.export._source import load_source
 from foveal.keypoints import STRIDE, Estimator
 from foveal.runtime._pictures import classified, enlarged, whole
 from foveal.runtime.detection import pasted
@@ -285,6 +286,25 @@ def test_segment(files, pictures):
     assert model.segment([]) == []
 
 
+def test_masks_are_read_as_in_training(tmp_path, capsys):
+    """By what the file says: 0 does not count and the first class is 1, or as without it."""
+    save_segmenter(tmp_path / "run", ignore_index=7, reduce_zero_label=True)
+    seen = load_source(str(tmp_path / "run")).preprocessing
+    assert (seen["ignore_index"], seen["reduce_zero_label"]) == (7, True)
+    conv = onnx.helper.make_node("Conv", ["images", "weight"], ["logits"])
+    full = {"logits": (np.float32, ["batch", 3, "height", "width"])}
+    said = about("segmentation", ["a", "b", "c"], preprocessing=seen, decoding={"full_size": True})
+    write(tmp_path / "file.onnx", [conv], full, said, {"weight": WEIGHT[:3]})
+    mask = np.repeat(np.array([[0, 1, 2, 3, 7]], np.uint8), 8, axis=0).repeat(8, axis=1)
+    model = runtime.load(str(tmp_path / "file.onnx"))
+    sample = {"image": Image.new("RGB", (40, 8)), "mask": mask, "name": "a.png"}
+    assert model.transform()(dict(sample))["mask"][0, ::8].tolist() == [255, 0, 1, 2, 255]
+    with pytest.raises(BadImage, match="its mask has the value 4, and classes are 1 to 3"):
+        model.transform()(sample | {"mask": np.where(mask == 3, 4, mask)})
+    with pytest.raises(BadImage, match="its mask is 39x8, the picture 40x8"):
+        model.transform()(sample | {"mask": mask[:, :39]})
+
+
 def test_detect(files, pictures):
     model = runtime.load(str(files / "detection.onnx"))
     found = model.detect(pictures, threshold=0.5)
@@ -536,10 +556,10 @@ def test_an_environment_without_torch(files, tmp_path):
 # the files that foveal writes
 
 
-def save_segmenter(folder: Path) -> None:
+def save_segmenter(folder: Path, **more: Any) -> None:
     torch.manual_seed(0)
     small = {"pyramid_channels": 16, "channels": 16}
-    args = SegmentationArgs(model="test_mat", segmenter="semantic_fpn", segmenter_args=small)
+    args = SegmentationArgs(model="test_mat", segmenter="semantic_fpn", segmenter_args=small, **more)
     args.image_size, args.max_size = 64, 96
     task = args.build(SimpleNamespace(classes=["a", "b", "c"]))
     randomize(task.model)

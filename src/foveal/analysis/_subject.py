@@ -13,7 +13,7 @@ from torch import nn
 
 from .._errors import UserError
 from .._models import create_model, size_args, weights_folder
-from ..data import SUFFIXES, Pictures, open_image
+from ..data import SUFFIXES, Pictures, has_suffix, open_image
 from ..data.scenes import scenes
 from ._capture import check_layers, module_name
 
@@ -188,7 +188,7 @@ def picture_files(folder: Path, count: int | None, default: int) -> list[Path]:
     """The first ``count`` pictures of a folder and those below it, or at most ``default``; raises UserError."""
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if has_suffix(file, SUFFIXES) and file.is_file())
     if not files:
         raise UserError(f"{folder} has no pictures ({', '.join(SUFFIXES)})")
     if len(files) < (count or 1):

@@ -33,7 +33,7 @@ def evaluate_classifier(
     if confusion is not None and confusion.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot write {confusion}: expected a .png, .svg or .pdf file")
     classifier = asked.load("classification", asked.model, preprocessing=preprocessing)
-    pictures, metric, labels_of = _prepare(classifier, asked.data, asked.root, labels)
+    pictures, metric, labels_of = _prepare(classifier, asked, labels)
     report = metric if isinstance(metric, ClassificationReport) else None
     if report is None and (confusion is not None or asked.per_class):
         raise UserError("--confusion and --per-class have no effect where a picture has a set of labels")
@@ -60,10 +60,11 @@ def evaluate_classifier(
 
 
 def _prepare(
-    classifier: Any, data: str, root: Path | None, labels: Path | None
+    classifier: Any, asked: Evaluation, labels: Path | None
 ) -> tuple[Data, ClassificationReport | RealLabels, Callable[[dict], np.ndarray]]:
     """Pictures, a metric, and from a batch to its labels [B] as the metric calls them."""
-    pictures = load_split(data, root)
+    data = asked.data
+    pictures = asked.pictures("classification") if labels is None else load_split(data, asked.root)
     if labels is None:
         if not pictures.classes:
             raise UserError(f"{data} has no class folders; --labels names a file with the labels of its pictures")

@@ -9,7 +9,6 @@ import numpy as np
 
 from .._errors import UserError
 from .._json import plain
-from ..data import load_split
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
 from ._evaluation import Evaluation, show_figures, show_parts, tell
 from ._pictures import check_json, percent, write_json
@@ -22,7 +21,7 @@ def evaluate_detector(asked: Evaluation, save_predictions: Path | None) -> None:
     if save_predictions is not None:
         check_json(save_predictions)
     detector = asked.load("detection", asked.model)
-    pictures: Any = load_split(asked.data, asked.root, kind="detection", skip=asked.on_bad_image == "skip")
+    pictures: Any = asked.pictures("detection", skip=asked.on_bad_image == "skip")
     place = np.array(detector.positions(pictures.classes))
     category_ids = [number for _, number in sorted(zip(place.tolist(), pictures.category_ids))]
     metric = CocoAP(len(detector.classes), masks=detector.masks and pictures.has_masks)

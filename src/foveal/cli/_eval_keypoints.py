@@ -8,7 +8,7 @@ import numpy as np
 
 from .._errors import UserError, some
 from .._json import plain
-from ..data import Bodies, Crop, coco_crops, load_split
+from ..data import Bodies, Crop, coco_crops
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
 from ._evaluation import Evaluation, show_figures, show_parts, tell
@@ -20,7 +20,7 @@ def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: P
     if save_predictions is not None:
         check_json(save_predictions)
     keypoints = asked.load("keypoints", asked.model)
-    bodies: Any = load_split(asked.data, asked.root, kind="keypoints", skip=asked.on_bad_image == "skip")
+    bodies: Any = asked.pictures("keypoints", skip=asked.on_bad_image == "skip")
     place = np.array(keypoints.positions(bodies.classes))
     metric, skipped = OksAP(bodies.joints, suppress=boxes is not None), []
     started = time.monotonic()

@@ -9,7 +9,7 @@ import numpy as np
 from .._errors import UserError
 from .._json import plain
 from .._views import Views
-from ..data import IGNORED, load_split
+from ..data import IGNORED
 from ..metrics import MeanIoU
 from ._evaluation import Evaluation, show_figures, show_parts, tell
 from ._pictures import percent
@@ -20,7 +20,7 @@ NAMES = {"mIoU": "mean IoU", "mAcc": "mean accuracy of classes", "aAcc": "accura
 def evaluate_segmenter(asked: Evaluation, views: Views) -> None:
     """Print mean IoU and accuracies; arguments are those of the command."""
     segmenter = asked.load("segmentation", asked.model)
-    pictures: Any = load_split(asked.data, asked.root, kind="segmentation")
+    pictures: Any = asked.pictures("segmentation")
     place = np.full(IGNORED + 1, IGNORED)
     place[: len(pictures.classes)] = segmenter.positions(pictures.classes)
     metric, skipped = MeanIoU(len(segmenter.classes)), []

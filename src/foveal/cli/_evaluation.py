@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..data import load_data, load_split
 from ._load import batches_of, environment_of, load_model
 from ._pictures import percent, read_batches
 
@@ -37,6 +38,24 @@ class Evaluation:
     def load(self, kind: str, name: str, **options: Any) -> Any:
         """A model of a run or a file, on the device."""
         return load_model(kind, name, device=self.device, precision=self.precision, **options)
+
+    def pictures(self, kind: str, *, skip: bool = False) -> Any:
+        """The validation part; of data without one all, or the tenth that the run held out if it was trained on it."""
+        if not self._is_own():
+            return load_split(self.data, self.root, kind=kind, skip=skip)
+        own = load_data(self.data, self.root, kind=kind, skip=skip)[1]
+        print(f"{self.data}: the {len(own)} pictures on which {self.model} was not trained", file=sys.stderr)
+        return own
+
+    def _is_own(self) -> bool:
+        """Whether the model is a run that held out its validation pictures of this very data."""
+        file = Path(self.model) / "run.json"
+        try:
+            run = json.loads(file.read_text())["run"]
+            same = Path(run["data"]).resolve() == Path(self.data).resolve()
+            return same and run["val_data"] is None and Path(self.data).exists()
+        except (KeyError, OSError, TypeError, ValueError):  # of another kind, or by hand
+            return False
 
     def batches(self, model: Any, data: Any, transform: Any, skipped: list[str], stack: Any = None) -> Iterator[dict]:
         """Batches for a model; ``skipped`` gets the messages of pictures that cannot be read."""

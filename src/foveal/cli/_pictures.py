@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .._errors import UserError, first_line
-from ..data import BadImage
+from ..data import BadImage, has_suffix
 
 
 def read_batches(batches: Any, skipped: list[str], on_bad_image: Literal["stop", "skip"]) -> Iterator[dict]:
@@ -49,7 +49,7 @@ def find_files(given: Sequence[Path], suffixes: tuple[str, ...]) -> list[tuple[P
         if not path.is_dir():
             found.append((path, Path(path.name)))
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        inside = sorted(file for file in path.rglob("*") if has_suffix(file, suffixes) and file.is_file())
         if not inside:
             raise UserError(f"{path} has no file that ends in {', '.join(suffixes)}")
         found += [(file, file.relative_to(path)) for file in inside]

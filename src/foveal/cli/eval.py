@@ -41,7 +41,8 @@ def main(
     Args:
         model: a run's folder or an .onnx file; for a classifier also a timm model that has weights, hf-hub:REPO or
             local-dir:FOLDER. A file needs no PyTorch.
-        data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken.
+        data: a data set's name, a file or a folder, as foveal data lists them; the validation part is taken, of data
+            without one all, and of what a run was trained on the tenth that it held out.
         root: where a named data set lies, or the pictures of a COCO file.
         boxes: where a keypoint estimator looks: the folder or the file of a detector, or COCO's results of one
             (.json); in the marked boxes without it.

@@ -24,6 +24,7 @@ from ._pictures import (
     Sample,
     Stream,
     class_order,
+    has_suffix,
     hold_out,
     hold_out_tenth,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "decode_mask",
     "decoder",
     "fitted",
+    "has_suffix",
     "is_of_one_class",
     "load_data",
     "load_parts",
@@ -234,6 +236,8 @@ def load_data(
         files = kind in ("detection", "keypoints") and Path(val).is_file()
         other = load_split(val, root if files else None, kind=kind, skip=skip)
         _check_labels(val, other)
+        if files and root is not None and val != name:
+            _check_apart(name, train, val, other, root)
         if train.classes != other.classes:
             odd = class_order({*train.classes} ^ {*other.classes}) or ["their order"]
             raise UserError(f"{name} and {val} differ in their classes: {some(odd, 8)}")
@@ -251,6 +255,14 @@ def load_data(
     if not isinstance(train, Divisible):
         raise UserError(f"{name} has no validation part; --val-data names one")
     return hold_out(train, f"class folder {Path(name)}/" if Path(name).is_dir() else f"{name}: class ")
+
+
+def _check_apart(name: str, train: Any, val: str, other: Any, root: Path) -> None:
+    """Raise UserError where two files name the same pictures in the root that both have."""
+    first, second = (getattr(part, "marked", part) for part in (train, other))
+    if isinstance(first, Marked) and isinstance(second, Marked) and (same := {*first.paths} & {*second.paths}):
+        where = f"{name} and {val} have {len(same)} pictures in common in {root}, {min(same)} among them"
+        raise UserError(f"{where}; --root is for both: lay the pictures of each beside its file and leave --root out")
 
 
 def load_split(name: str, root: Path | None = None, *, kind: str = "classification", skip: bool = False) -> Data:

@@ -158,9 +158,17 @@ class Marked(Pictures):
 
     @property
     def has_masks(self) -> bool:
-        """Whether there are objects and each has a mask."""
-        marked = [objects.segmentations for objects in self.objects if len(objects)]
-        return bool(marked) and all(masks is not None and all(m is not None for m in masks) for masks in marked)
+        """Whether there are objects, and each that is no crowd has a mask."""
+        return any(len(objects) for objects in self.objects) and not self.without_mask()
+
+    def without_mask(self) -> list[int]:
+        """Pictures with an object, no crowd, that has no mask."""
+        found = []
+        for index, objects in enumerate(self.objects):
+            masks = objects.segmentations or [None] * len(objects)
+            if any(mask is None and not crowd for mask, crowd in zip(masks, objects.crowd)):
+                found.append(index)
+        return found
 
     def subset(self, indices: Sequence[int]) -> "Marked":
         """Some of the pictures, in the given order."""

@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,12 @@ class Stream(ABC):
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
     """Those of some paths whose suffix is a picture's, sorted; hidden ones, which macOS leaves, are none."""
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in paths if has_suffix(path, SUFFIXES))
+
+
+def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
+    """Whether a file is called as those of some suffixes are, and is no hidden one, which macOS leaves."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def class_order(names: Iterable[str]) -> list[str]:

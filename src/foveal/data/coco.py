@@ -242,7 +242,7 @@ class _Reader:
         found: dict[int, Any] = {}
         for entry in entries:
             number = _key(entry, "id")
-            if number in self.labels and number not in found and "keypoints" in entry:
+            if number in self.labels and number not in found and entry.get("keypoints", []) != []:
                 found[number] = entry
         if not found:
             reason = "none has a list of keypoints, the names of its joints"

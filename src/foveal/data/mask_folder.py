@@ -6,10 +6,12 @@
 
 A mask is a PNG whose values, or indices into its palette, are classes; or a picture in the colours that ``classes.txt``
 names. That file has a line for each class in the order of their values: its name, and possibly red, green and blue.
+A mask with a palette, or in gray, is one of colours too where it has none but those of the list.
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,8 +109,9 @@ def read_classes(folder: Path) -> tuple[list[str], np.ndarray | None]:
     names = [match[1] for match in found if match]
     if len({*names}) < len(names):
         raise UserError(f"{file}: {next(n for n in names if names.count(n) > 1)!r} stands there twice")
-    if not 0 < len(names) <= MOST_CLASSES:
-        raise UserError(f"{file} names {len(names)} classes, expected 1 to {MOST_CLASSES}")
+    if not 1 < len(names) <= MOST_CLASSES:
+        said = f"{file} names {len(names)} classes, expected 2 to {MOST_CLASSES}"
+        raise UserError(f"{said}; the background is one, too, if its pixels count")
     values = [[int(v) for v in match.groups()[1:] if v is not None] for match in found if match]
     if not any(values):
         return names, None
@@ -134,13 +137,15 @@ def read_mask(path: Path, colours: np.ndarray | None = None) -> np.ndarray:
             raise BadImage(path, f"{image.format} changes values as it saves them; masks are PNG")
         if image.mode in ("RGB", "RGBA"):
             return _by_colour(np.asarray(image.convert("RGB")), path, colours)
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise BadImage(path, f"mode {image.mode} has no classes; expected 8 or 16 bits a pixel, or a palette")
+        spread = {"L;2": 85, "L;4": 17}  # how far Pillow takes the values of few bits apart
+        step = spread.get(str(image.tile[0].args), 1) if image.mode == "L" else 1
+        if colours is not None and image.mode in ("1", "L", "P"):
+            with suppress(BadImage):  # of values then, or of indices
+                return _by_colour(np.asarray(image.convert("RGB")), path, colours)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
-        if image.mode not in ("L", "P", "I", "I;16"):
-            raise BadImage(path, f"mode {image.mode} has no classes; expected 8 or 16 bits a pixel, or a palette")
-        step = (
-            {"L;2": 85, "L;4": 17}.get(str(image.tile[0].args), 1) if image.mode == "L" else 1
-        )  # Pillow spreads those
         return np.asarray(image) // step
 
 
@@ -162,7 +167,8 @@ def _part(images: Path, masks: Path, classes: list[str], colours: np.ndarray | N
     if not paths:
         raise UserError(f"{images} has no pictures")
     found = [masks / f"{path.stem}.png" for path in paths]
-    missing = [mask for mask in found if not mask.is_file()]
+    found = [mask if mask.is_file() else mask.with_suffix(".PNG") for mask in found]
+    missing = [mask.with_suffix(".png") for mask in found if not mask.is_file()]
     if missing:
         raise UserError(f"{len(missing)} of {len(found)} masks are missing: {missing[0]}")
     return Masked(classes, paths, found, colours)

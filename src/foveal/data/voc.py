@@ -152,7 +152,7 @@ class _Reader:
 
     def _picture(self, name: str) -> Path:
         """The picture of this name; what its annotation calls it may be that of a copy."""
-        for suffix in (".jpg", *SUFFIXES):
+        for suffix in (".jpg", *SUFFIXES, ".JPG", *map(str.upper, SUFFIXES)):
             path = self.folder / "JPEGImages" / f"{name}{suffix}"
             if path.is_file():
                 return path

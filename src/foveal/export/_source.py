@@ -139,6 +139,8 @@ def _transfer(trained: Any, kind: str, decoding: dict[str, Any]) -> Source:
         size = image_size, image_size
         # A picture alone fills its batch: the graph pads it to whole strides by itself.
         seen |= dict(image_size=image_size, max_size=max_size, square=square, pad=1)
+    if kind == "segmentation":  # how masks are read that a file is measured by
+        seen |= {name: config[name] for name in ("ignore_index", "reduce_zero_label")}
     return Source(
         name=_plain(trained.name),
         task=kind,

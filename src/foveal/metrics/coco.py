@@ -63,10 +63,13 @@ class CocoAP:
             for i, (box, label, crowd, area) in enumerate(zip(*columns, strict=True)):
                 entry: dict[str, Any] = dict(image_id=place, category_id=label, bbox=box, area=area, iscrowd=int(crowd))
                 if self.masks:
-                    codes = target["segmentations"]
-                    if codes is None or codes[i] is None:
+                    code = target["segmentations"] and target["segmentations"][i]
+                    if code is None and crowd:  # often marked by its box alone
+                        x, y, w, h = box
+                        code = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+                    if code is None:
                         raise UserError(f"picture {target['image_id']} has an object without a mask")
-                    entry["segmentation"] = encode_mask(codes[i], size)
+                    entry["segmentation"] = encode_mask(code, size)
                 self.objects.append(entry)
             self.found += _results(prediction, place, range(self.num_classes), self.masks)
 

@@ -1,10 +1,13 @@
 """Segmenters."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from .._errors import UserError
 from .._views import AT_ONCE, Views
+from ..data import IGNORED, class_map
 from ._pictures import WholeModel, enlarged
 
 
@@ -17,6 +20,13 @@ class Segmenter(WholeModel):
         super()._read()
         if not self.decoding["full_size"]:
             raise UserError(f"{self.name} gives logits at a quarter of the size: export it without --raw")
+
+    def _seen(self, sample: dict, draw: Any = None) -> dict:
+        seen = super()._seen(sample, draw)
+        if "mask" in sample:
+            labels = int(self.config.get("ignore_index", IGNORED)), bool(self.config.get("reduce_zero_label", False))
+            seen["mask"] = class_map(sample["mask"], seen["original"], sample["name"], len(self.classes), *labels)
+        return seen
 
     def predict(self, batch: dict, views: Views = AT_ONCE) -> list[np.ndarray]:
         """A batch -> for each picture what ``segment`` gives."""

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from .._errors import UserError
-from ..data import BoxAugment, BoxTransform, stack_marked
+from ..data import BoxAugment, BoxTransform, Marked, stack_marked
 from ..detection import DETECTORS, Detector
 from ..metrics.coco import CocoAP
 from ..necks import Registry
@@ -54,6 +54,14 @@ class DetectionArgs(TransferArgs):
         return Detection(self, data.classes)
 
 
+def _unmasked(data: Any) -> str:
+    """Which pictures of some data have an object without a mask."""
+    without = data.without_mask()
+    if len(without) == sum(map(bool, map(len, data.objects))):
+        return "the data does not have"
+    return f"objects in {len(without)} pictures do not have, {data.name(without[0])} among them"
+
+
 class Detection(Transfer):
     """A detector, its losses and COCO's average precision; see ``Transfer``."""
 
@@ -64,10 +72,12 @@ class Detection(Transfer):
 
     def check(self, data: Any, train: bool) -> None:
         self.metric()  # needs a library that is an extra
+        if isinstance(data, Marked) and not any(map(len, data.objects)):
+            raise UserError(f"the {'training' if train else 'validation'} pictures have no objects")
         if self.model.masks and not data.has_masks:
-            raise UserError(f"{self.args.detector} needs masks, which the data does not have; faster_rcnn does without")
+            raise UserError(f"{self.args.detector} needs masks, which {_unmasked(data)}; faster_rcnn does without")
         if train and self.args.augment.copy_paste > 0 and not data.has_masks:
-            raise UserError("copy-paste needs masks, which the data does not have; leave --copy-paste out")
+            raise UserError(f"copy-paste needs masks, which {_unmasked(data)}; leave --copy-paste out")
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Batch {"image": [B, 3, H, W], "size": [B, 2], "target": B dicts} -> {"loss": scalar, and the parts of it}."""
