@@ -129,6 +129,19 @@ def test_best_gives_the_validation_accuracy(trained, pictures):
     assert 100 * right / len(val) == max(line["top1"] for line in metrics(trained.run))
 
 
+def test_eval_of_what_a_run_was_trained_on_takes_the_part_that_it_held_out(trained, pictures, tmp_path, capsys):
+    assert main(["eval", str(trained.run), "--data", str(pictures), "--json"]) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)["metrics"]
+    best = max(metrics(trained.run), key=lambda line: line["top1"])
+    assert answer["pictures"] == len(load_data(str(pictures))[1]) < 48
+    assert answer["top1"] == pytest.approx(best["top1"], abs=0.1)
+    assert "on which" in said.err
+    other = shutil.copytree(pictures, tmp_path / "other")  # of which it knows nothing
+    assert main(["eval", str(trained.run), "--data", str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["pictures"] == 48
+
+
 def test_predict_prints_a_table(trained, pictures):
     answer = foveal_command("predict", trained.run / "best", pictures / "red" / "00.png", "--top", 9)
     assert answer.code == 0

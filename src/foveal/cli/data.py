@@ -130,7 +130,13 @@ def check(
         if problems and parts and clean is None and kind in ("detection", "keypoints"):
             print(f"next: --clean {'FOLDER' if len(parts) > 1 else 'FILE.json'} writes what is right")
         elif not problems:
-            print(f"next: foveal train {TRAINED_BY[kind]} --data {data}" + (f" --root {root}" if root else ""))
+            more = [
+                ("--root", root),
+                ("--ignore-index", ignore_index),
+                ("--reduce-zero-label", reduce_zero_label or None),
+            ]
+            flags = "".join(f" {flag} {value}" for flag, value in more if value is not None).removesuffix(" True")
+            print(f"next: foveal train {TRAINED_BY[kind]} --data {data}{flags}")
     return 1 if problems else 0
 
 
