@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -131,15 +132,24 @@ def test_best_gives_the_validation_accuracy(trained, pictures):
 
 def test_eval_of_what_a_run_was_trained_on_takes_the_part_that_it_held_out(trained, pictures, tmp_path, capsys):
     assert main(["eval", str(trained.run), "--data", str(pictures), "--json"]) == 0
-    said = capsys.readouterr()
-    answer = json.loads(said.out)["metrics"]
+    said = json.loads(capsys.readouterr().out)
+    answer = said["metrics"]
     best = max(metrics(trained.run), key=lambda line: line["top1"])
     assert answer["pictures"] == len(load_data(str(pictures))[1]) < 48
     assert answer["top1"] == pytest.approx(best["top1"], abs=0.1)
-    assert "on which" in said.err
+    assert said["notes"] == [f"{pictures}: the 4 pictures on which {trained.run} was not trained"]
     other = shutil.copytree(pictures, tmp_path / "other")  # of which it knows nothing
-    assert main(["eval", str(trained.run), "--data", str(other), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["pictures"] == 48
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    assert main(["eval", str(run), "--data", str(other), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["metrics"]["pictures"], answer["notes"]) == (48, [])
+    stored = json.loads((run / "run.json").read_text())
+    stored["run"]["data"] = str(other)
+    (run / "run.json").write_text(json.dumps(stored | {"pictures": [40, 4]}))  # it has grown since
+    assert main(["eval", str(run), "--data", str(other)]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"pictures +48 ", said.out)
+    assert said.err == f"{other}: all of it, also what {run} was trained on, when it had 44\n"
 
 
 def test_predict_prints_a_table(trained, pictures):

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from foveal._errors import UserError
-from foveal.data import BadImage, Batches, OnImage, _decode, load_data, open_image
+from foveal.data import BadImage, Batches, OnImage, _decode, load_data, load_parts, open_image
 from foveal.data.fashion_mnist import BUILT_IN, fashion_mnist, read_idx
 from foveal.engine import create_run_folder
 from runs import save_model
@@ -204,13 +204,34 @@ def test_image_folder_passes_by_what_systems_leave(folder):
     assert len(train) + len(val) == 30
 
 
-@pytest.mark.parametrize("other", ["test", "valid"])
-def test_parts_are_no_classes(folder, other):
-    (folder / "b").rename(folder / "train")
+@pytest.mark.parametrize(
+    ("first", "other"), [("train", "test"), ("train", "valid"), ("Train", "Val"), ("training", "testing")]
+)
+def test_parts_are_no_classes(folder, first, other):
+    (folder / "b").rename(folder / first)
     (folder / "a").rename(folder / other)
     shutil.rmtree(folder / "c")
-    with pytest.raises(UserError, match=rf"has the parts .*; name two: --data {folder}/train --val-data"):
+    with pytest.raises(UserError, match=rf"has the parts .*; .* --data {folder}/{first} --val-data"):
         load_data(str(folder))
+    shutil.rmtree(folder / other)
+    with pytest.raises(UserError, match=rf"and no classes; name it: --data {folder}/{first}$"):
+        load_data(str(folder))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_of_no_known_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.full((4, 4), 0.5 if dtype is np.float32 else 40000, dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(BadImage, match=r"mode [FI] has no known range of values"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_links_are_followed_once(folder, tmp_path):
+    (folder / "a" / "more").mkdir()
+    gradient(4, 4).save(folder / "a" / "more" / "x.jfif", "JPEG")
+    (folder / "c" / "link").symlink_to(folder / "a" / "more")
+    (folder / "a" / "more" / "round").symlink_to(folder / "a")
+    train, _ = load_parts(str(folder))
+    assert np.bincount(train.labels).tolist() == [9, 20, 11]
 
 
 # order and batches

@@ -251,6 +251,34 @@ def test_a_finished_run_is_not_trained_again(data, tmp_path, whole, capsys):
     assert same(weights(out / "last"), before)
 
 
+def test_a_run_without_a_checkpoint_is_not_begun_again(data, whole, tmp_path, capsys):
+    out = Path(shutil.copytree(whole(), tmp_path / "kept"))
+    before = weights(out / "best")
+    shutil.rmtree(out / "last")
+    assert main(["train", "--from", str(out / "run.json"), "--resume", "--out", str(out)]) == 2
+    assert "has no last/ to go on from, and best/ would be lost" in capsys.readouterr().err
+    assert same(weights(out / "best"), before)
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(whole, tmp_path, capsys):
+    out = Path(shutil.copytree(whole(), tmp_path / "moved"))
+    assert main(["train", "--from", str(out / "run.json"), "--resume", "--epochs", "2"]) == 0
+    assert f"{out} was finished before" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_name_of_the_recipe_s_model_means_that_model(data, tmp_path, capsys):
+    argv = f"--data {data} --image-size 32 --batch-size 4 --out {tmp_path / 'run'} --dry-run"
+    for given, parameters in (([], "0.47 M"), (["--model", "partialformer_b0"], "4.0")):
+        assert main(["train", *argv.split(), *given]) == 0
+        assert parameters in capsys.readouterr().out
+
+
+def test_a_model_of_maps_is_no_classifier(data, tmp_path, capsys):
+    run = small_run(data, tmp_path / "run", "--model-args", '{"global_pool": ""}')
+    assert "expected a score for each class" in refused(run, capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_end_between_the_two_renames_loses_nothing(tmp_path):
     folder = tmp_path / "last"
     with replacing(folder) as fresh:

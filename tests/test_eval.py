@@ -1,8 +1,10 @@
 """Metrics beside hand counts and independent formulations; ``foveal eval`` beside the pieces of timm's validate.py."""
 
+import io
 import json
 import math
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from torch import nn
 
 from conftest import randomize
 from foveal import runtime
+from foveal.cli._eval_classification import _indices
 from foveal.metrics import Accuracy, Calibration, ClassificationReport, RealLabels, draw_confusion
 from foveal.tasks import ClassificationArgs
 from foveal.tasks._classifier import Preprocessing, load_classifier
@@ -354,6 +357,14 @@ def test_folders_of_synsets(tmp_path):
     assert load_classifier(str(tmp_path / "words")).positions(synsets) == [2, 0, 1]
 
 
+def test_without_names_the_data_s_own_order_counts(tmp_path):
+    """Of folders that of their numbers, of a data set of the Hub its own."""
+    save(tmp_path / "none", 12)
+    classifier = load_classifier(str(tmp_path / "none"))
+    for classes in ([str(i) for i in range(1, 13)], [f"class {i}" for i in (3, 1, 2, *range(4, 13))]):
+        assert classifier.positions(classes) == [*range(12)]
+
+
 def test_imagenet_names_of_timm():
     assert ImageNetInfo("imagenet-1k").label_names() == sorted(ImageNetInfo("imagenet-1k").label_names())
 
@@ -383,6 +394,28 @@ def test_labels_of_a_flat_folder(place, predicted, tmp_path, style):
     answer = evaluated(place / "named", "--data", place / "flat", "--labels", tmp_path / "labels.txt")
     assert answer["metrics"]["top1"] == 75
     assert answer["metrics"]["pictures"] == 28
+
+
+def test_labels_of_shards_go_by_the_names_of_the_pictures(place, predicted, tmp_path):
+    """And not by the shard's, which ends in a number, too."""
+    with tarfile.open(tmp_path / "val-1.tar", "w") as shard:
+        for file in sorted((place / "flat").iterdir()):
+            shard.add(file, file.name)
+            entry = tarfile.TarInfo(f"{file.stem}.cls")
+            entry.size = 1
+            shard.addfile(entry, io.BytesIO(b"0"))
+    (tmp_path / "classes.txt").write_text("\n".join(COLOURS) + "\n")
+    sets = [[COLOURS.index(name)] for name in predicted]
+    (tmp_path / "real.json").write_text(json.dumps(sets))
+    answer = evaluated(place / "unnamed", "--data", tmp_path / "val-1.tar", "--labels", tmp_path / "real.json")
+    assert (answer["metrics"]["pictures"], answer["metrics"]["top1"]) == (28, 100)
+
+
+def test_labels_that_are_numbers_are_names_first(place):
+    class Numbered:
+        classes, num_classes = ["1", "2", "3"], 3
+
+    assert _indices({"1", "3"}, Path("labels.txt"), Numbered()) == {"1": 0, "3": 2}
 
 
 def test_real_labels_of_a_folder(place, predicted, tmp_path):

@@ -109,11 +109,13 @@ def test_a_file_says_what_it_is(prepared, fixed, name):
     said = json.loads(TARGETS[name].read(fixed[name].files[0]))
     assert said["version"] == 1
     assert (said["task"], said["model"], said["head"]) == ("classification", "test_mat", None)
-    assert said["preprocessing"] == prepared.source.preprocessing
+    seen = prepared.source.preprocessing | {"input_size": [3, 64, 64]}  # and not that of the model
+    assert said["preprocessing"] == seen
     assert said["inputs"][0]["shape"] == [1, 3, 64, 64]
     assert [out["name"] for out in said["outputs"]] == ["logits"]
     assert len(said["source"]["sha256"]) == 64
-    assert said == json.loads(metadata(prepared.source, said["outputs"], [1, 3, 64, 64], {}))
+    source = replace(prepared.source, preprocessing=seen)
+    assert said == json.loads(metadata(source, said["outputs"], [1, 3, 64, 64], {}))
 
 
 def test_one_file_for_all_sizes(prepared, pictures, tmp_path):

@@ -180,7 +180,7 @@ def test_what_is_no_problem(folder):
 WRONG_CATEGORIES = {
     "none": (edit("categories", 0, value=dict(id=7, name="dog")), edit("categories", 1, value=dict(id=3, name="cat"))),
     "names": (edit("categories", 0, "keypoints", value="head"),),
-    "empty": (edit("categories", 0, "keypoints", value=[]),),
+    "empty": tuple(edit("categories", i, "keypoints", value=[]) for i in (0, 1)),
     "blank": (edit("categories", 0, "keypoints", value=["a", " ", "b", "c"]),),
     "twice": (edit("categories", 1, "keypoints", value=["a", "b", "c", "a"]),),
     "others": (edit("categories", 0, "keypoints", value=["a", "b", "c", "d"]),),
@@ -195,7 +195,7 @@ WRONG_CATEGORIES = {
 SAID = {
     "none": "categories: none has a list of keypoints, the names of its joints",
     "names": "category id 7: keypoints must be a list of names, got 'head'",
-    "empty": r"category id 7: keypoints must be a list of names, got \[\]",
+    "empty": "categories: none has a list of keypoints, the names of its joints",
     "blank": "category id 7: keypoints must be a list of names",
     "twice": "category id 3: two of its keypoints are called a",
     "others": "category id 3: its joints are not those of the other categories",
@@ -216,6 +216,15 @@ def test_wrong_joints(folder, case):
         change(data)
     with pytest.raises(Unreadable, match=SAID[case]):
         load_parts(str(store(folder, data)), kind="keypoints", skip=True)
+
+
+def test_a_category_without_joints_is_passed_over(folder):
+    """As some tools write those of labels for boxes."""
+    data = content()
+    data["categories"].append({"id": 9, "name": "box", "keypoints": [], "skeleton": []})
+    bodies, _ = load_parts(str(store(folder, data)), kind="keypoints")
+    assert bodies.problems == []
+    assert "box" not in bodies.categories
 
 
 def test_no_body_has_a_marked_joint(folder):

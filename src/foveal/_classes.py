@@ -21,8 +21,8 @@ def match_classes(name: str, own: list[str], classes: list[str]) -> list[int]:
 def class_positions(name: str, own: list[str] | None, num_classes: int, classes: list[str]) -> list[int]:
     """For each class of data the class of a classifier.
 
-    Names that agree are matched whatever their order. Folders 0, 1, 2, ... are taken for the model's indices. Where the
-    model has no names, or other names than WordNet's for folders that are synsets, the order counts.
+    Names that agree are matched whatever their order. Folders 0, 1, 2, ... are taken for the model's indices. Folders
+    that are synsets are in the order of these, where the model has no or other names; without names the data's counts.
 
     Args:
         name: of the model.
@@ -38,8 +38,10 @@ def class_positions(name: str, own: list[str] | None, num_classes: int, classes:
     if len(classes) == num_classes:
         if {*classes} == {str(i) for i in range(num_classes)}:
             return [int(name) for name in classes]
-        if own is None or (_synsets(classes) and not _synsets(own)):
+        if _synsets(classes) and not (own is not None and _synsets(own)):
             return match_classes(name, sorted(classes), classes)
+        if own is None:
+            return [*range(num_classes)]
     if own is None or len(classes) != num_classes:
         raise UserError(f"{name} has {num_classes} classes, the data {len(classes)}: {some(classes, 4)}")
     return match_classes(name, own, classes)

@@ -22,6 +22,8 @@ def check_model(name: str) -> None:
     """Raise UserError unless timm knows the model."""
     import timm  # not at the top: what runs an exported file needs none of PyTorch
 
+    if "/" in name and ":" not in name:
+        raise UserError(f"no such folder: {name}; expected that of a run, or the name of a model")
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
 

@@ -47,7 +47,9 @@ def create_model(name: str, pretrained: bool = False, **args: Any) -> Any:
         raise UserError(f"timm has no weights for {name}")
     try:
         return timm.create_model(name, pretrained=pretrained, **args)
-    except (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"cannot fetch the weights of {name}: {one_line(error)}") from None
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise does_not_run(name, error) from None
 
 

@@ -19,7 +19,7 @@ from .._errors import UserError
 from .._views import Preprocessing
 from ..data import SUFFIXES, UNLABELLED, Data, OnImage, Pictures, load_split, read_text
 from ..metrics import ClassificationReport, RealLabels, draw_confusion
-from ._evaluation import Evaluation, show_parts, tell
+from ._evaluation import Evaluation, show_parts
 
 UNITS = {"top1": "%", "top5": "%", "mean_class_accuracy": "%", "ece": "%", "nll": "nats"}
 
@@ -51,7 +51,7 @@ def evaluate_classifier(
         own = dict(labels=labels, preprocessing=asdict(preprocessing), confusion=confusion)
         asked.answer(classifier, classifier.config, own, **figures)
     else:
-        tell([], skipped)
+        asked.tell([], skipped)
         _show(classifier, metrics, rate)
         if report is not None:
             _show_classes(classifier, report, asked.per_class)
@@ -94,7 +94,7 @@ def _labels(batch: dict) -> np.ndarray:
 
 def _find(known: dict[str, int], name: str, file: Path) -> int:
     """The label of a picture, by its name or by the number at the end of it, as in ILSVRC2012_val_00000001.JPEG."""
-    path = Path(name)
+    path = Path(name.partition(" in ")[0])  # of a sample of shards its key
     number = re.search(r"\d+$", path.stem)
     for key in (path.name, str(int(number[0])) if number else ""):
         if key in known:
@@ -130,6 +130,8 @@ def _read_text(file: Path, classifier: Any) -> dict[str, int]:
 
 def _indices(given: set[str], file: Path, classifier: Any) -> dict[str, int]:
     """The model's class for each label that a file gives."""
+    if classifier.classes is not None and given <= {*classifier.classes}:
+        return {label: classifier.classes.index(label) for label in given}
     if all(label.isdecimal() for label in given):
         if (most := max(map(int, given))) >= classifier.num_classes:
             raise UserError(
@@ -137,8 +139,6 @@ def _indices(given: set[str], file: Path, classifier: Any) -> dict[str, int]:
                 "development kit have an order of their own: give synsets, or indices into the sorted synsets"
             )
         return {label: int(label) for label in given}
-    if classifier.classes is not None and given <= {*classifier.classes}:
-        return {label: classifier.classes.index(label) for label in given}
     names = sorted(given)
     return dict(zip(names, classifier.positions(names)))
 

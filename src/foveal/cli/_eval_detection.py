@@ -10,7 +10,7 @@ import numpy as np
 from .._errors import UserError
 from .._json import plain
 from ..metrics.coco import FIGURES, PREFIXES, CocoAP, coco_results
-from ._evaluation import Evaluation, show_figures, show_parts, tell
+from ._evaluation import Evaluation, show_figures, show_parts
 from ._pictures import check_json, percent, write_json
 
 SHOWN = {"bbox": "boxes", "segm": "masks"}
@@ -47,7 +47,7 @@ def evaluate_detector(asked: Evaluation, save_predictions: Path | None) -> None:
         figures |= dict(left_out=left_out, skipped=skipped, classes=[plain(row) for row in classes])
         asked.answer(detector, seen, dict(save_predictions=save_predictions), **figures)
         return
-    tell(left_out, skipped)
+    asked.tell(left_out, skipped)
     if detector.masks and not metric.masks:
         print(f"masks are not measured: not every object of {asked.data} has one", file=sys.stderr)
     _show(detector, metric, metrics, rate)

@@ -11,7 +11,7 @@ from .._json import plain
 from ..data import Bodies, Crop, coco_crops
 from ..metrics import OksAP
 from ..metrics.oks import FIGURES
-from ._evaluation import Evaluation, show_figures, show_parts, tell
+from ._evaluation import Evaluation, show_figures, show_parts
 from ._pictures import check_json, percent, write_json
 
 
@@ -52,7 +52,7 @@ def evaluate_keypoints(asked: Evaluation, boxes: str | None, save_predictions: P
         figures |= dict(left_out=left_out, skipped=skipped, joints=[plain(row) for row in joints])
         asked.answer(keypoints, seen, dict(boxes=boxes, save_predictions=save_predictions), **figures)
         return
-    tell(left_out, skipped)
+    asked.tell(left_out, skipped)
     height, width = keypoints.config["max_size"], keypoints.config["image_size"]
     found = f"{metrics['boxes']} boxes {'as they are marked' if boxes is None else f'found by {boxes}'}"
     lines = [f"{metrics['pictures']} pictures, {found}; {rate:.1f} boxes/s with reading"]

@@ -11,7 +11,7 @@ from .._json import plain
 from .._views import Views
 from ..data import IGNORED
 from ..metrics import MeanIoU
-from ._evaluation import Evaluation, show_figures, show_parts, tell
+from ._evaluation import Evaluation, show_figures, show_parts
 from ._pictures import percent
 
 NAMES = {"mIoU": "mean IoU", "mAcc": "mean accuracy of classes", "aAcc": "accuracy of pixels"}
@@ -41,7 +41,7 @@ def evaluate_segmenter(asked: Evaluation, views: Views) -> None:
         figures |= dict(skipped=skipped, classes=[plain(row) for row in classes])
         asked.answer(segmenter, seen, dict(views=asdict(views)), **figures)
         return
-    tell([], skipped)
+    asked.tell([], skipped)
     size = f"shorter side {segmenter.config['image_size']} px, longer side {segmenter.config['max_size']} px at most"
     lines = [f"{metrics['pictures']} pictures; {rate:.1f} images/s with reading"]
     lines += [f"{segmenter.name}: {len(segmenter.classes)} classes, {size}"]

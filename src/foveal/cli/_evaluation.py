@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..data import load_data, load_split
+from ..data import load_data, load_parts, split_of
 from ._load import batches_of, environment_of, load_model
 from ._pictures import percent, read_batches
 
@@ -34,6 +34,7 @@ class Evaluation:
     per_class: bool
     on_bad_image: Literal["stop", "skip"]
     as_json: bool
+    notes: list[str] = field(default_factory=list, init=False)  # on what is measured
 
     def load(self, kind: str, name: str, **options: Any) -> Any:
         """A model of a run or a file, on the device."""
@@ -41,32 +42,44 @@ class Evaluation:
 
     def pictures(self, kind: str, *, skip: bool = False) -> Any:
         """The validation part; of data without one all, or the tenth that the run held out if it was trained on it."""
-        if not self._is_own():
-            return load_split(self.data, self.root, kind=kind, skip=skip)
-        own = load_data(self.data, self.root, kind=kind, skip=skip)[1]
-        print(f"{self.data}: the {len(own)} pictures on which {self.model} was not trained", file=sys.stderr)
-        return own
+        train, val = load_parts(self.data, self.root, kind=kind, skip=skip)
+        if val is None and train is not None and (counts := self._counts()):
+            parts = load_data(self.data, self.root, kind=kind, skip=skip)
+            if [*map(len, parts)] == counts:
+                self.notes.append(f"{self.data}: the {counts[1]} pictures on which {self.model} was not trained")
+                return parts[1]
+            self.notes.append(
+                f"{self.data}: all of it, also what {self.model} was trained on, when it had {sum(counts)}"
+            )
+        return split_of(self.data, train, val)
 
-    def _is_own(self) -> bool:
-        """Whether the model is a run that held out its validation pictures of this very data."""
-        file = Path(self.model) / "run.json"
+    def _counts(self) -> list[int]:
+        """Pictures that a run trained on, and that it held out of the data of this name; none if it did not."""
         try:
-            run = json.loads(file.read_text())["run"]
-            same = Path(run["data"]).resolve() == Path(self.data).resolve()
-            return same and run["val_data"] is None and Path(self.data).exists()
+            stored = json.loads((Path(self.model) / "run.json").read_text())
+            run, counts = stored["run"], [*map(int, stored["pictures"])]
+            same = run["data"] == self.data or Path(run["data"]).resolve() == Path(self.data).resolve()
+            return counts if same and run["val_data"] is None else []
         except (KeyError, OSError, TypeError, ValueError):  # of another kind, or by hand
-            return False
+            return []
 
     def batches(self, model: Any, data: Any, transform: Any, skipped: list[str], stack: Any = None) -> Iterator[dict]:
         """Batches for a model; ``skipped`` gets the messages of pictures that cannot be read."""
         with batches_of(model, data, transform, self.batch_size, self.workers, stack) as batches:
             yield from read_batches(batches, skipped, self.on_bad_image)
 
+    def tell(self, left_out: list[str], skipped: list[str]) -> None:
+        """Say on standard error what was measured and what was not, line by line."""
+        said = [*self.notes, *(f"left out: {message}" for message in left_out), *(f"skipped: {m}" for m in skipped)]
+        for message in said:
+            print(message, file=sys.stderr)
+
     def answer(self, model: Any, preprocessing: dict[str, Any], own: dict[str, Any], **figures: Any) -> None:
         """Print one JSON object; ``own`` are the task's own arguments."""
-        settings = asdict(self) | own
+        settings = {name: value for name, value in asdict(self).items() if name != "notes"} | own
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        said = dict(model=self.model, data=self.data, **figures, preprocessing=preprocessing, settings=settings)
+        said = dict(model=self.model, data=self.data, notes=self.notes, **figures)
+        said |= dict(preprocessing=preprocessing, settings=settings)
         print(json.dumps(said | {"environment": environment_of(model, self.device)}))
 
 
@@ -101,11 +114,3 @@ def show_parts(kind: str, parts: Sequence[dict[str, Any]], columns: dict[str, st
         values = [part[name] for name in columns]
         table.add_row(part[kind], *(percent(v) if isinstance(v, float) else str(v) for v in values))
     Console(highlight=False, markup=False).print(table)
-
-
-def tell(left_out: Sequence[str], skipped: Sequence[str]) -> None:
-    """What was not measured, line by line on standard error."""
-    for message in left_out:
-        print(f"left out: {message}", file=sys.stderr)
-    for message in skipped:
-        print(f"skipped: {message}", file=sys.stderr)

@@ -36,7 +36,9 @@ def predict_classes(
     files = find_files(pictures, SUFFIXES)
     classifier = load_model("classification", model, preprocessing=preprocessing, device=device)
     top = min(top, classifier.num_classes)
-    table = Table("picture", *(f"{i + 1}." for i in range(top)), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("picture", *(f"{i + 1}." for i in range(top))):
+        table.add_column(title, overflow="fold")  # and not cut off
     for path, _ in files:
         try:
             labels = likeliest_classes(classifier, open_image(path), top)

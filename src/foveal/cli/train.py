@@ -90,6 +90,8 @@ def parse(argv: list[str]) -> int:
         if name is not None:
             raise UserError(f"--from takes the place of a recipe; drop {name!r}")
         recipe, described = Run.from_dict(_json(Path(source)).get("run")), None
+        if "--resume" in argv and _value_of("--out", argv) is None and (Path(source).parent / "last").is_dir():
+            recipe = replace(recipe, out=Path(source).parent)  # it may have been moved
     else:
         name = name or "quickstart"
         if name not in RECIPES:
@@ -106,6 +108,8 @@ def parse(argv: list[str]) -> int:
         registry=REGISTRY,
     )
     run = replace(args.run, task=args.run.task.without(recipe.task))
+    if source is None and _value_of("--model", argv) is not None and _value_of("--model-args", argv) is None:
+        run = replace(run, task=replace(run.task, model_args={}))  # of the recipe's model, even if it is that one
     if args.resume and args.dry_run:
         raise UserError("a dry run writes nothing that it could resume")
     check_device(run.device)
@@ -171,7 +175,7 @@ def train_run(
         if dry:
             return dry_run(training, train_loader, steps, cost, console)
         fresh = procs.first and not run.out.exists()
-        keep, stored = enter_folder(training, resume, cost)
+        keep, stored = enter_folder(training, resume, cost, [len(train_data), len(val_data)])
         with RunLog(
             run.out if procs.first else None,
             run.epochs * steps,
@@ -235,7 +239,9 @@ def build(
         task.check(train_data, train=True)
         task.check(val_data, train=False)
         example = task.example()
-        task.eval().predict(example)
+        given = task.eval().predict(example)
+        if isinstance(given, torch.Tensor) and given.ndim != 2:
+            raise UserError(f"{run.task.model} gives {[*given.shape]} for a picture; expected a score for each class")
         size: Any = tuple(example["image"].shape[2:])
         cost: dict[str, float] = dict(parameters=sum(p.numel() for p in task.parameters()))
         cost["macs"] = count_macs(task.model, size).products
@@ -244,8 +250,13 @@ def build(
         raise does_not_run(run.task.model, error) from error
 
 
-def enter_folder(training: Training, resume: bool, cost: dict[str, float]) -> tuple[int, dict[str, Any]]:
+def enter_folder(
+    training: Training, resume: bool, cost: dict[str, float], pictures: list[int]
+) -> tuple[int, dict[str, Any]]:
     """Make the run's folder, or go on from what is in it.
+
+    Args:
+        pictures: how many train and how many validate.
 
     Returns:
         Bytes of ``metrics.jsonl`` to keep, and the content of ``run.json``: run, environment, cost of the model, and
@@ -257,6 +268,10 @@ def enter_folder(training: Training, resume: bool, cost: dict[str, float]) -> tu
             settle(run.out / "last")
             if not (resume and (run.out / "run.json").is_file()):
                 create_run_folder(run.out)
+            elif not (run.out / "last").exists() and (run.out / "best").exists():
+                raise UserError(
+                    f"{run.out} has no last/ to go on from, and best/ would be lost; train into another --out"
+                )
         except UserError as met:
             error = met
     procs.agree(error)
@@ -267,7 +282,7 @@ def enter_folder(training: Training, resume: bool, cost: dict[str, float]) -> tu
         keep = restore(training)
         command = _json(run.out / "run.json").get("command", command)
     made = environment(Setting(device=run.device)) | dict(decoder=decoder(), processes=procs.world)
-    stored = dict(run=run.to_dict(), environment=made, cost=cost, command=command)
+    stored = dict(run=run.to_dict(), pictures=pictures, environment=made, cost=cost, command=command)
     if procs.first:
         write_text(run.out / "run.json", json.dumps(stored, indent=2))
     return keep, stored

@@ -103,6 +103,7 @@ __all__ = [
     "read_text",
     "run_length_code",
     "size_problems",
+    "split_of",
     "stack_bodies",
     "stack_marked",
     "stack_masked",
@@ -273,7 +274,11 @@ def load_split(name: str, root: Path | None = None, *, kind: str = "classificati
     Raises:
         UserError: an unknown name, a missing or malformed data set, no pictures.
     """
-    train, val = load_parts(name, root, kind=kind, skip=skip)
+    return split_of(name, *load_parts(name, root, kind=kind, skip=skip))
+
+
+def split_of(name: str, train: Data | None, val: Data | None) -> Data:
+    """What ``load_split`` gives, of what ``load_parts`` did."""
     data = val if val is not None else train
     if data is None:
         raise UserError(f"{name} has no pictures")

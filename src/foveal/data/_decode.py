@@ -98,6 +98,8 @@ def decode(file: BinaryIO, name: Path | str, decoder: Decoder) -> Image.Image:
         if fast and _is_plain(image):
             file.seek(0)
             return Image.fromarray(fast(file.read()))
+        if image.mode in ("F", "I"):  # of no known range; Pillow would cut them at 0 and 255
+            raise BadImage(name, f"mode {image.mode} has no known range of values; expected 8 or 16 bits a channel")
         if image.mode.startswith("I;16"):  # which Pillow would clip instead of scale
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         if "transparency" in image.info:  # Pillow warns of palettes with it otherwise

@@ -1,5 +1,6 @@
 """Labelled pictures: the contracts of every data format."""
 
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from PIL import Image
 from .._errors import UserError
 from ._decode import BadImage, decode_image
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = -1
 VAL_SHARE = 0.1  # held out of every class where there is no validation part
 
@@ -149,6 +150,6 @@ def hold_out(pictures: Divisible, place: str) -> tuple[Divisible, Divisible]:
         if len(indices) == 1:
             raise UserError(f"{place}{label} needs two pictures, one to train and one to validate")
         count = max(1, round(len(indices) * VAL_SHARE)) if indices else 0
-        held_out.update(random.Random(label).sample(indices, count))
+        held_out.update(random.Random(os.fsencode(label)).sample(indices, count))
     kept = [index for index in range(len(pictures)) if index not in held_out]
     return pictures.subset(kept), pictures.subset(sorted(held_out))

@@ -1,6 +1,7 @@
 """Folders of pictures: ``class/picture`` or ``train/class/picture`` beside ``val/class/picture``."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 from .._errors import UserError
 from ._decode import open_image
 from ._pictures import SUFFIXES, UNLABELLED, Divisible, class_order, picture_files
+
+PARTS = {"train", "training", "val", "valid", "validation", "eval", "dev", "test", "testing"}  # and no classes
 
 
 class PictureFiles(Divisible):
@@ -61,10 +64,12 @@ def image_folder(name: str) -> tuple[PictureFiles, PictureFiles | None]:
     if not root.is_dir():
         raise UserError(f"no such folder: {root}")
     names = {path.name for path in root.iterdir() if path.is_dir() and not _is_left_over(path.name)}
-    if "train" in names and len(names) > 1 and names <= {"train", "test", "valid", "validation"}:
-        raise UserError(
-            f"{root} has the parts {', '.join(sorted(names))}; name two: --data {root}/train --val-data {root}/PART"
-        )
+    if names and not {"train", "val"} <= names and {name.casefold() for name in names} <= PARTS:
+        first = next((name for name in sorted(names) if name.casefold().startswith("train")), sorted(names)[0])
+        advice = f"name it: --data {root}/{first}"
+        if len(names) > 1:
+            advice = f"name one, or two to train: --data {root}/{first} --val-data {root}/PART"
+        raise UserError(f"{root} has the parts {', '.join(sorted(names))} and no classes; {advice}")
     if not ((root / "train").is_dir() and (root / "val").is_dir()):
         return _scan(root), None
     train, val = _scan(root / "train"), _scan(root / "val")
@@ -79,8 +84,7 @@ def _scan(root: Path) -> PictureFiles:
     classes = class_order(path.name for path in root.iterdir() if path.is_dir() and not _is_left_over(path.name))
     paths, labels = [], []
     for label, name in enumerate(classes):
-        inside = ((path, path.relative_to(root).parts) for path in (root / name).rglob("*"))
-        found = picture_files(path for path, parts in inside if not any(map(_is_left_over, parts)))
+        found = picture_files(_inside(root / name))
         if not found:
             raise UserError(f"class folder {root / name} has no pictures ({', '.join(SUFFIXES)})")
         paths += found
@@ -89,6 +93,18 @@ def _scan(root: Path) -> PictureFiles:
         paths = picture_files(root.iterdir())
         labels = [UNLABELLED] * len(paths)
     return PictureFiles(classes, paths, labels)
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Files in a folder and below it, through links too, each folder once."""
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := Path(place).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not _is_left_over(name)]
+        yield from (Path(place, name) for name in files if not _is_left_over(name))
 
 
 def _is_left_over(name: str) -> bool:

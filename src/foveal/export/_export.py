@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -100,4 +100,7 @@ def text_of(prepared: Prepared, target: Target, options: Options) -> str:
     free = () if options.fixed else target.dynamic
     shape = [AXES[axis] if AXES.get(axis) in free else side for axis, side in enumerate((1, 3, *prepared.size))]
     outputs = [{"name": o.name, "shape": list(o.shape), "what": o.what} for o in prepared.outputs]
-    return metadata(prepared.source, outputs, shape, prepared.decoding)
+    source = prepared.source
+    if "input_size" in source.preprocessing:  # a file may be for another size than the model was made for
+        source = replace(source, preprocessing=source.preprocessing | {"input_size": [3, *prepared.size]})
+    return metadata(source, outputs, shape, prepared.decoding)

@@ -120,7 +120,7 @@ def _classifier(name: str, random_weights: bool) -> Source:
         size=(seen["input_size"][1], seen["input_size"][2]),
         preprocessing=seen,
         decoding={},
-        license=cfg.get("license") or "unknown",
+        license="unknown" if Path(name.removeprefix(LOCAL)).is_dir() else cfg.get("license") or "unknown",
         epoch=_epoch(name),
     )
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from .._errors import UserError
+from ..runtime._pictures import classified
 from ._target import Target
 from .parity import batches, examined
 from .prepare import Prepared
@@ -62,4 +63,7 @@ def _seen(prepared: Prepared, pictures: Sequence[Image.Image]) -> list[np.ndarra
     if source.task == "classification" and prepared.size == source.size:
         return [source.transform(picture)[None].numpy() for picture in pictures]
     seen = source.preprocessing
+    if source.task == "classification":
+        config = seen | {"input_size": [3, *prepared.size]}
+        return [classified(picture.convert("RGB"), config)[None] for picture in pictures]
     return batches(pictures, seen["mean"], seen["std"], [(1, *prepared.size)] * len(pictures))

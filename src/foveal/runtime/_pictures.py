@@ -38,7 +38,7 @@ def classified(picture: Image.Image, config: dict[str, Any]) -> np.ndarray:
     if mode == "squash":
         h, w = scaled
     elif mode == "border":
-        h, w = (round(side / max(ratios)) for side in (picture.height, picture.width))
+        h, w = (max(1, round(side / max(ratios))) for side in (picture.height, picture.width))
         fill = tuple(round(255 * value) for value in config["mean"])
     elif scaled[0] == scaled[1]:  # torchvision rounds down, timm to the nearest
         h, w = fitted((picture.height, picture.width), scaled[0], 2**31)
