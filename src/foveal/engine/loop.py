@@ -520,8 +520,7 @@ def restore(training: Training) -> int:
                 averaged.model.load_state_dict(state["averaged"])
         training.scaler.load_state_dict(state["scaler"])
         training.step, training.epoch = int(state["step"]), int(state["epoch"])
-        same = state["run"]["val_data"] == run.val_data  # figures of other pictures say nothing of the best
-        training.best, training.losses = float(state["best"]) if same else -math.inf, float(state["losses"])
+        training.best, training.losses = float(state["best"]), float(state["losses"])
         return int(state["log_bytes"])
     except DAMAGED as error:
         what = f"cannot go on from {folder}, written by another version or damaged"
