@@ -65,7 +65,7 @@ def trained(pictures, tmp_path_factory):
 def test_figures_name_the_commit_of_a_checkout(tmp_path):
     """In a checkout of foveal, and not in the one of another project that holds its environment."""
     if not (ROOT / ".git").exists():
-        pytest.skip("no checkout")
+        pytest.skip("no checkout")  # but the unpacked source distribution, which has no commit
     head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert machine()["commit"].removesuffix("+") == head.strip()
     copy = Path(shutil.copy(ROOT / "src" / "foveal" / "_machine.py", tmp_path))

@@ -411,7 +411,7 @@ def test_labels_of_shards_go_by_the_names_of_the_pictures(place, predicted, tmp_
     assert (answer["metrics"]["pictures"], answer["metrics"]["top1"]) == (28, 100)
 
 
-def test_labels_that_are_numbers_are_names_first(place):
+def test_labels_that_are_numbers_are_names_first():
     class Numbered:
         classes, num_classes = ["1", "2", "3"], 3
 

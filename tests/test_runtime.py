@@ -286,7 +286,7 @@ def test_segment(files, pictures):
     assert model.segment([]) == []
 
 
-def test_masks_are_read_as_in_training(tmp_path, capsys):
+def test_masks_are_read_as_in_training(tmp_path):
     """By what the file says: 0 does not count and the first class is 1, or as without it."""
     save_segmenter(tmp_path / "run", ignore_index=7, reduce_zero_label=True)
     seen = load_source(str(tmp_path / "run")).preprocessing

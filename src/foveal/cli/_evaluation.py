@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..data import load_data, load_parts, split_of
+from ..data import divided, load_parts, split_of
 from ._load import batches_of, environment_of, load_model
 from ._pictures import percent, read_batches
 
@@ -44,7 +44,7 @@ class Evaluation:
         """The validation part; of data without one all, or the tenth that the run held out if it was trained on it."""
         train, val = load_parts(self.data, self.root, kind=kind, skip=skip)
         if val is None and train is not None and (counts := self._counts()):
-            parts = load_data(self.data, self.root, kind=kind, skip=skip)
+            parts = divided(self.data, train, None)
             if [*map(len, parts)] == counts:
                 self.notes.append(f"{self.data}: the {counts[1]} pictures on which {self.model} was not trained")
                 return parts[1]

@@ -107,9 +107,8 @@ def parse(argv: list[str]) -> int:
         config=FLAGS,
         registry=REGISTRY,
     )
-    run = replace(args.run, task=args.run.task.without(recipe.task))
-    if source is None and _value_of("--model", argv) is not None and _value_of("--model-args", argv) is None:
-        run = replace(run, task=replace(run.task, model_args={}))  # of the recipe's model, even if it is that one
+    named = source is None and _value_of("--model", argv) is not None and _value_of("--model-args", argv) is None
+    run = replace(args.run, task=args.run.task.without(recipe.task, named))
     if args.resume and args.dry_run:
         raise UserError("a dry run writes nothing that it could resume")
     check_device(run.device)

@@ -91,6 +91,7 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "decoder",
+    "divided",
     "fitted",
     "has_suffix",
     "is_of_one_class",
@@ -232,8 +233,8 @@ def load_data(
     train, own = load_parts(name, root, kind=kind, skip=skip)
     if train is None:
         raise UserError(f"{name} has no training pictures")
-    _check_labels(name, train)
     if val is not None:
+        _check_labels(name, train)
         files = kind in ("detection", "keypoints") and Path(val).is_file()
         other = load_split(val, root if files else None, kind=kind, skip=skip)
         _check_labels(val, other)
@@ -243,6 +244,12 @@ def load_data(
             odd = class_order({*train.classes} ^ {*other.classes}) or ["their order"]
             raise UserError(f"{name} and {val} differ in their classes: {some(odd, 8)}")
         return train, other
+    return divided(name, train, own)
+
+
+def divided(name: str, train: Data, own: Data | None) -> tuple[Data, Data]:
+    """What ``load_data`` gives without ``val``, of what ``load_parts`` did."""
+    _check_labels(name, train)
     if own is not None:
         _check_labels(name, own)
         return train, own

@@ -120,7 +120,7 @@ def _classifier(name: str, random_weights: bool) -> Source:
         size=(seen["input_size"][1], seen["input_size"][2]),
         preprocessing=seen,
         decoding={},
-        license="unknown" if Path(name.removeprefix(LOCAL)).is_dir() else cfg.get("license") or "unknown",
+        license="unknown" if _folder(name) else cfg.get("license") or "unknown",
         epoch=_epoch(name),
     )
 
@@ -160,14 +160,19 @@ def _transfer(trained: Any, kind: str, decoding: dict[str, Any]) -> Source:
 
 def _plain(name: str) -> str:
     """The last part of a folder's path: where it lay on a machine is nobody's business."""
+    folder = _folder(name)
+    return folder.resolve().name if folder else name
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name is of, with timm's prefix or without; None if it is of none."""
     folder = Path(name.removeprefix(LOCAL))
-    return folder.resolve().name if folder.is_dir() else name
+    return folder if folder.is_dir() else None
 
 
 def _epoch(name: str) -> int | None:
     """The epoch of a run's best weights, as its log says."""
-    given = Path(name.removeprefix(LOCAL))
-    if not given.is_dir():
+    if (given := _folder(name)) is None:
         return None
     folder = weights_folder(given)
     log = folder.parent / "metrics.jsonl"

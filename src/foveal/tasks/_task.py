@@ -128,9 +128,9 @@ class TaskArgs(ABC):
         """Height and width in pixels of the largest pictures."""
         return self.image_size, self.image_size
 
-    def without(self, recipe: "TaskArgs") -> "TaskArgs":
-        """These without the recipe's arguments of a model that the recipe does not name."""
-        stale = self.model != recipe.model and self.model_args == recipe.model_args
+    def without(self, recipe: "TaskArgs", named: bool = False) -> "TaskArgs":
+        """These without the recipe's arguments of its model, if the model is another or was ``named`` without any."""
+        stale = (named or self.model != recipe.model) and self.model_args == recipe.model_args
         return replace(self, model_args={}) if stale else self
 
     @abstractmethod

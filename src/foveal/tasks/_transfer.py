@@ -44,9 +44,9 @@ class TransferArgs(TaskArgs, ABC):
     def largest(self) -> tuple[int, int]:
         return self.image_size, self.max_size
 
-    def without(self, recipe: TaskArgs) -> TaskArgs:
+    def without(self, recipe: TaskArgs, named: bool = False) -> TaskArgs:
         """Also of a model over the backbone."""
-        args: Any = super().without(recipe)
+        args: Any = super().without(recipe, named)
         registry, name, further = self.head
         before: Any = recipe
         if before.head[1] != name and before.head[2] == further:
